@@ -1,0 +1,22 @@
+# Third-party libraries other than llama.cpp, from the system. tools/setup.sh installs them.
+find_package(Threads REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(tl-expected CONFIG QUIET)
+if(NOT TARGET tl::expected)
+  find_path(PRIMA_TL_EXPECTED_INCLUDE tl/expected.hpp REQUIRED)
+  add_library(prima_tl_expected INTERFACE)
+  target_include_directories(prima_tl_expected SYSTEM INTERFACE ${PRIMA_TL_EXPECTED_INCLUDE})
+  add_library(tl::expected ALIAS prima_tl_expected)
+endif()
+
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(zmq REQUIRED IMPORTED_TARGET libzmq)
+pkg_check_modules(sodium REQUIRED IMPORTED_TARGET libsodium)
+
+if(PRIMA_TESTS)
+  find_package(GTest REQUIRED)
+endif()
+if(PRIMA_BENCH)
+  find_package(benchmark REQUIRED)
+endif()

@@ -1,0 +1,23 @@
+# Fails where a file of src/ROOM includes from a folder that does not stand before ROOM.
+# Called with ROOM, ROOMS (in order), FOLDER, STAMP.
+list(FIND ROOMS ${ROOM} own_index)
+file(GLOB files ${FOLDER}/*.h ${FOLDER}/*.cpp)
+set(failed FALSE)
+foreach(file ${files})
+  file(STRINGS ${file} lines REGEX "^#include \"[^\"/]+/[^\"]+\"")
+  foreach(line ${lines})
+    string(REGEX REPLACE "^#include \"([^\"/]+)/.*" "\\1" included "${line}")
+    list(FIND ROOMS ${included} index)
+    if(index EQUAL -1)
+      continue()
+    endif()
+    if(index GREATER own_index)
+      message(SEND_ERROR "${file}: ${line}: src/${ROOM} may not include from src/${included}, "
+                         "which stands after it in the house (docs/architecture.md)")
+      set(failed TRUE)
+    endif()
+  endforeach()
+endforeach()
+if(NOT failed)
+  file(TOUCH ${STAMP})
+endif()

@@ -1,0 +1,22 @@
+// Logging to standard error through spdlog; standard output belongs to answers.
+//
+// Thread-safe.
+#pragma once
+
+#include <spdlog/spdlog.h>
+
+#include <string_view>
+
+#include "base/result.h"
+
+namespace prima::log {
+
+using spdlog::debug;
+using spdlog::error;
+using spdlog::info;
+using spdlog::warn;
+
+// Once, at the start of main. `level`: trace, debug, info, warn, error or off.
+Status start(std::string_view level);
+
+}  // namespace prima::log

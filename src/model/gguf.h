@@ -1,0 +1,72 @@
+// The GGUF container: header, metadata and tensor directory of one file, parsed with every size
+// checked before it is believed. Format: ggml's docs/gguf.md, versions 2 and 3, little endian.
+//
+// Value types; thread-compatible.
+#pragma once
+
+#include <ggml.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "base/result.h"
+#include "base/units.h"
+
+namespace prima::model {
+
+// A metadata array of fixed-size elements or strings.
+using MetadataArray = std::variant<std::vector<bool>, std::vector<std::int64_t>,
+                                   std::vector<std::uint64_t>, std::vector<double>,
+                                   std::vector<std::string>>;
+
+// All integer widths are widened to 64 bits, floats to double.
+using MetadataValue =
+    std::variant<bool, std::int64_t, std::uint64_t, double, std::string, MetadataArray>;
+
+class Metadata {
+ public:
+  // nullptr / the fallback if the key is absent or of another kind.
+  const MetadataValue* find(std::string_view key) const;
+  const std::string* find_string(std::string_view key) const;
+  const std::vector<std::string>* find_strings(std::string_view key) const;
+
+  void set(std::string key, MetadataValue value) { values_[std::move(key)] = std::move(value); }
+  const std::map<std::string, MetadataValue, std::less<>>& values() const { return values_; }
+
+ private:
+  std::map<std::string, MetadataValue, std::less<>> values_;
+};
+
+struct GgufTensor {
+  std::string name;
+  ggml_type type = GGML_TYPE_F32;
+  std::array<std::int64_t, 4> shape{1, 1, 1, 1};
+  Bytes offset = 0;  // from the start of the file
+  Bytes size = 0;
+};
+
+struct Gguf {
+  std::uint32_t version = 0;
+  Bytes alignment = 32;
+  Bytes data_offset = 0;  // where tensor data starts in the file
+  Metadata metadata;
+  std::vector<GgufTensor> tensors;
+};
+
+// `file_size`: of the whole file; `bytes`: its beginning, at least the header, metadata and
+// directory. Errors name `file_name`. Fails with corrupt, unsupported, or, where `bytes` is only too
+// short, resource_exhausted (read more and parse again).
+Result<Gguf> parse_gguf(std::string_view file_name, std::span<const std::byte> bytes,
+                        Bytes file_size);
+
+Result<Gguf> read_gguf(const std::filesystem::path& path);
+
+}  // namespace prima::model
