@@ -1,0 +1,90 @@
+// Runs layers of a model on this device: hidden state in, hidden state out.
+//
+//     embed(tokens) -> hidden (n_embd, n_tokens)           at the head
+//     begin(step)                                          once per step, on every device
+//     run(layers, step, hidden)                            one window, in place
+//     logits(hidden) -> (n_vocab, n_outputs)               at the head
+//
+// The window that holds the model's last layer drops all tokens but the step's outputs, so what
+// comes out of it is (n_embd, n_outputs).
+//
+// Graphs are built once per (window, tokens, n_kv, outputs) and reused while these stay.
+//
+// Thread-compatible: one call at a time. Blocks until the result is there.
+#pragma once
+
+#include <ggml.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "base/units.h"
+#include "compute/step.h"
+#include "model/model_file.h"
+
+namespace prima::compute {
+
+// Consecutive layers, [first, last).
+struct LayerRange {
+  std::uint32_t first = 0;
+  std::uint32_t last = 0;
+
+  std::uint32_t size() const { return last - first; }
+  friend bool operator==(const LayerRange&, const LayerRange&) = default;
+};
+
+struct ExecutorOptions {
+  std::vector<LayerRange> windows;     // the layers this device holds; may be empty at a head
+  bool is_head = true;                 // holds the embedding and the output layer
+  std::uint32_t n_ctx = 4096;          // KV cells
+  std::uint32_t max_tokens = 512;      // of a step
+  ggml_type kv_type = GGML_TYPE_F16;   // F16 or Q8_0
+  int n_threads = 0;                   // 0: one per physical core
+  bool repack = true;                  // weights in the processor's own layout, where ggml has one
+};
+
+struct ExecutorMemory {
+  Bytes weights = 0;
+  Bytes kv_cache = 0;
+  Bytes compute_buffers = 0;
+};
+
+// Called while weights load, with bytes done and bytes in all; returning false cancels.
+using LoadProgress = std::function<bool(Bytes, Bytes)>;
+
+class Executor {
+ public:
+  // The model must outlive the executor. Fails with invalid_argument (layers or context that the
+  // model has not), resource_exhausted, io, cancelled.
+  static Result<std::unique_ptr<Executor>> create(const model::ModelFile& model,
+                                                  const ExecutorOptions& options,
+                                                  const LoadProgress& progress = {});
+  virtual ~Executor() = default;
+
+  // hidden becomes (n_embd, n_tokens). Fails with invalid_argument on a token out of range.
+  virtual Status embed(std::span<const std::int32_t> tokens, std::vector<float>& hidden) = 0;
+
+  // Applies the step's KV operations and places its tokens in the cache.
+  virtual Status begin(const Step& step) = 0;
+
+  // REQUIRES: begin(step) was called; `layers` lies in one of the windows; hidden is
+  // (n_embd, n_tokens). Leaves (n_embd, n_tokens), or (n_embd, n_outputs) after the last layer.
+  virtual Status run(LayerRange layers, const Step& step, std::vector<float>& hidden) = 0;
+
+  // hidden: (n_embd, n_outputs). logits becomes (n_vocab, n_outputs).
+  virtual Status logits(std::span<const float> hidden, std::vector<float>& logits) = 0;
+
+  // Forgets all sequences.
+  virtual void clear() = 0;
+
+  // Nothing to compute for a while: threads stop spinning and sleep until the next call.
+  virtual void rest() = 0;
+
+  virtual ExecutorMemory memory() const = 0;
+};
+
+}  // namespace prima::compute

@@ -1,0 +1,45 @@
+// The weights of the layers that a device runs, as ggml tensors that a graph can use.
+//
+// A stage is the smallest run of weights fetched as one. Resident stages are always ready; a streamed
+// stage's tensors have data only between acquire() and release().
+//
+//     on disk --prefetch--> loading --read done--> ready --acquire--> in use --release--> on disk
+//
+// Never make a view of a streamed weight in a graph: a view keeps the pointer it was made with.
+//
+// acquire() and release() are called by the computing thread only; find() is thread-safe.
+#pragma once
+
+#include <ggml.h>
+
+#include <cstdint>
+#include <optional>
+
+#include "base/result.h"
+#include "base/units.h"
+#include "model/tensor_role.h"
+
+namespace prima::weights {
+
+using StageIndex = std::uint32_t;
+
+class Weights {
+ public:
+  virtual ~Weights() = default;
+
+  // nullptr if this device does not hold the tensor. Stable while the object lives.
+  virtual ggml_tensor* find(model::TensorRole role, int layer) const = 0;
+
+  // The streamed stage that a weight belongs to; nullopt for resident weights.
+  virtual std::optional<StageIndex> streamed_stage(const ggml_tensor* weight) const = 0;
+
+  // Waits until the stage's weights are in memory and sets its tensors' data. Fails with io,
+  // unavailable or deadline_exceeded.
+  virtual Status acquire(StageIndex stage) = 0;
+  virtual void release(StageIndex stage) = 0;
+
+  // Memory that the weights take: resident bytes and slots.
+  virtual Bytes memory_bytes() const = 0;
+};
+
+}  // namespace prima::weights
