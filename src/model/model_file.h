@@ -9,16 +9,17 @@
 // Immutable once opened, so safe to read from any thread. Holds no file open.
 #pragma once
 
-#include <ggml.h>
-
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
+
+#include <ggml.h>
 
 #include "base/byte_range.h"
 #include "base/result.h"
@@ -36,10 +37,18 @@ struct TensorInfo {
   ByteRange bytes;                                // in that file
 };
 
+// "Q4_K".
+std::string type_name(ggml_type type);
+
+// llama.cpp's number for a mixture of types (general.file_type) and its name, "Q4_K_M"; empty and
+// nullopt for those it does not have.
+std::string_view mixture_name(std::uint32_t file_type);
+std::optional<std::uint32_t> file_type_of_mixture(std::string_view name);
+
 class ModelFile {
  public:
-  // `path`: a GGUF, or the first of a split ("name-00001-of-00004.gguf"; the others are found beside
-  // it). Errors name the file, the thing and the remedy.
+  // `path`: a GGUF, or the first of a split ("name-00001-of-00004.gguf"; the others are found
+  // beside it). Errors name the file, the thing and the remedy.
   static Result<ModelFile> open(const std::filesystem::path& path);
 
   const Hyperparameters& hyperparameters() const { return hyperparameters_; }
@@ -51,9 +60,9 @@ class ModelFile {
   const TensorInfo* find(TensorRole role, int layer = -1) const;
   const TensorInfo* find(std::string_view name) const;
 
-  std::string name() const;          // general.name, or the file's name
-  std::string mixture() const;       // "Q4_K_M", from general.file_type, or the commonest type
-  Bytes weight_bytes() const;        // of all tensors
+  std::string name() const;     // general.name, or the file's name
+  std::string mixture() const;  // "Q4_K_M", from general.file_type, or the commonest type
+  Bytes weight_bytes() const;   // of all tensors
   Bytes layer_bytes(int layer) const;
   std::uint64_t parameter_count() const;
 
