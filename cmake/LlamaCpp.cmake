@@ -103,12 +103,18 @@ prima_import_static(prima_llama_common common llama-common)
 prima_import_static(prima_llama_common_base common llama-common-base)
 prima_import_static(prima_httplib vendor/cpp-httplib cpp-httplib)
 
+# Static libraries need their order said.
+target_link_libraries(prima_ggml_cpu INTERFACE prima_ggml_base)
+target_link_libraries(prima_ggml_rpc INTERFACE prima_ggml_base)
+target_link_libraries(prima_ggml_registry INTERFACE prima_ggml_cpu prima_ggml_rpc prima_ggml_base)
+target_link_libraries(prima_llama INTERFACE prima_ggml_registry)
+target_link_libraries(prima_llama_common INTERFACE prima_llama_common_base prima_httplib prima_llama)
+
 add_library(prima_ggml INTERFACE)
 add_library(prima::ggml ALIAS prima_ggml)
 target_include_directories(prima_ggml SYSTEM INTERFACE ${PRIMA_LLAMA_CPP_DIR}/ggml/include)
 target_link_libraries(prima_ggml INTERFACE
-    prima_ggml_registry prima_ggml_rpc prima_ggml_cpu prima_ggml_base Threads::Threads
-    ${CMAKE_DL_LIBS} m)
+    prima_ggml_registry Threads::Threads ${CMAKE_DL_LIBS} m)
 if(PRIMA_GGML_OPENMP)
   find_package(OpenMP REQUIRED COMPONENTS CXX)
   target_link_libraries(prima_ggml INTERFACE OpenMP::OpenMP_CXX)
@@ -132,7 +138,7 @@ add_library(prima::llama_common ALIAS prima_llama_common_interface)
 target_include_directories(prima_llama_common_interface SYSTEM INTERFACE
     ${PRIMA_LLAMA_CPP_DIR}/common ${PRIMA_LLAMA_CPP_DIR}/vendor)
 target_link_libraries(prima_llama_common_interface INTERFACE
-    prima_llama_common prima_llama_common_base prima_httplib prima::llama)
+    prima_llama_common prima::llama)
 
 add_library(prima_json INTERFACE)
 add_library(prima::json ALIAS prima_json)

@@ -13,13 +13,13 @@
 // Thread-compatible: one call at a time. Blocks until the result is there.
 #pragma once
 
-#include <ggml.h>
-
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
 #include <vector>
+
+#include <ggml.h>
 
 #include "base/result.h"
 #include "base/units.h"
@@ -38,13 +38,13 @@ struct LayerRange {
 };
 
 struct ExecutorOptions {
-  std::vector<LayerRange> windows;     // the layers this device holds; may be empty at a head
-  bool is_head = true;                 // holds the embedding and the output layer
-  std::uint32_t n_ctx = 4096;          // KV cells
-  std::uint32_t max_tokens = 512;      // of a step
-  ggml_type kv_type = GGML_TYPE_F16;   // F16 or Q8_0
-  int n_threads = 0;                   // 0: one per physical core
-  bool repack = true;                  // weights in the processor's own layout, where ggml has one
+  std::vector<LayerRange> windows;    // the layers this device holds; may be empty at a head
+  bool is_head = true;                // holds the embedding and the output layer
+  std::uint32_t n_ctx = 4096;         // KV cells
+  std::uint32_t max_tokens = 512;     // of a step
+  ggml_type kv_type = GGML_TYPE_F16;  // F16 or Q8_0
+  int n_threads = 0;                  // 0: one per physical core
+  bool repack = true;                 // weights in the processor's own layout, where ggml has one
 };
 
 struct ExecutorMemory {

@@ -1,6 +1,7 @@
 // Which cell of the KV cache holds which position of which sequences: one pool of cells shared by
-// all sequences, as in llama.cpp (ggml has no paged attention). Bookkeeping only; the keys and values
-// are in kv_cache.h. Every device keeps the same table by applying the same steps in the same order.
+// all sequences, as in llama.cpp (ggml has no paged attention). Bookkeeping only; the keys and
+// values are in kv_cache.h. Every device keeps the same table by applying the same steps in the
+// same order.
 //
 // Thread-compatible.
 #pragma once
@@ -33,8 +34,8 @@ class KvCells {
   Status place(Step& step) const;
 
   // On every device, once per step, before its first layer runs. Fails with corrupt, changing
-  // nothing, if the step contradicts the table (cells out of range, in use or named twice, sequences
-  // out of range, n_kv too small).
+  // nothing, if the step contradicts the table (cells out of range, in use or named twice,
+  // sequences out of range, n_kv too small).
   Status apply(const Step& step);
 
   // Forgets everything.

@@ -1,7 +1,7 @@
 // The weights of the layers that a device runs, as ggml tensors that a graph can use.
 //
-// A stage is the smallest run of weights fetched as one. Resident stages are always ready; a streamed
-// stage's tensors have data only between acquire() and release().
+// A stage is the smallest run of weights fetched as one. Resident stages are always ready; a
+// streamed stage's tensors have data only between acquire() and release().
 //
 //     on disk --prefetch--> loading --read done--> ready --acquire--> in use --release--> on disk
 //
@@ -10,10 +10,10 @@
 // acquire() and release() are called by the computing thread only; find() is thread-safe.
 #pragma once
 
-#include <ggml.h>
-
 #include <cstdint>
 #include <optional>
+
+#include <ggml.h>
 
 #include "base/result.h"
 #include "base/units.h"

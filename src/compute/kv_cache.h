@@ -1,0 +1,56 @@
+// Keys and values of the layers that a device runs: per layer one row of n_embd_kv per cell.
+// Memory is taken as cells are written, not at the start.
+//
+// Thread-compatible.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include <ggml-backend.h>
+#include <ggml-cpp.h>
+
+#include "base/result.h"
+#include "base/units.h"
+#include "compute/executor.h"
+#include "model/hyperparameters.h"
+
+namespace prima::compute {
+
+class KvCache {
+ public:
+  // Fails with invalid_argument where the type does not fit the model's heads, and with
+  // resource_exhausted.
+  static Result<std::unique_ptr<KvCache>> create(const model::Hyperparameters& hyperparameters,
+                                                 std::span<const LayerRange> windows,
+                                                 ggml_type type, std::uint32_t n_cells);
+
+  ggml_tensor* keys(std::uint32_t layer) const {
+    return layers_[layer].keys;
+  }  // (n_embd_kv, n_cells)
+  ggml_tensor* values(std::uint32_t layer) const {
+    return layers_[layer].values;
+  }  // (n_embd_kv, n_cells)
+  Bytes size_bytes() const { return size_bytes_; }
+
+ private:
+  struct Layer {
+    ggml_tensor* keys = nullptr;
+    ggml_tensor* values = nullptr;
+  };
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+
+  KvCache() = default;
+
+  std::vector<Layer> layers_;  // by layer of the model; null where another device has it
+  std::unique_ptr<void, Free> memory_;
+  ggml_context_ptr context_;
+  ggml_backend_buffer_ptr buffer_;
+  Bytes size_bytes_ = 0;
+};
+
+}  // namespace prima::compute

@@ -1,0 +1,60 @@
+// llama.cpp's own library on the same file, for tests to compare with. Test code only.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include <llama.h>
+
+namespace prima::compute {
+
+class LlamaReference {
+ public:
+  // Null members, so valid() is false, if llama.cpp refuses the file.
+  LlamaReference(const std::filesystem::path& path, std::uint32_t n_ctx, int n_threads,
+                 ggml_type kv_type = GGML_TYPE_F16) {
+    llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
+    llama_model_params model_params = llama_model_default_params();
+    model_params.n_gpu_layers = 0;
+    model_.reset(llama_model_load_from_file(path.c_str(), model_params));
+    if (!model_) return;
+    llama_context_params params = llama_context_default_params();
+    params.n_ctx = n_ctx;
+    params.n_batch = n_ctx;
+    params.n_ubatch = 512;
+    params.n_threads = n_threads;
+    params.n_threads_batch = n_threads;
+    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    params.type_k = kv_type;
+    params.type_v = kv_type;
+    params.no_perf = true;
+    context_.reset(llama_init_from_model(model_.get(), params));
+  }
+
+  bool valid() const { return context_ != nullptr; }
+  const llama_model* model() const { return model_.get(); }
+
+  // Logits of the last token after `tokens` have been added; empty on failure.
+  std::vector<float> decode(std::span<const std::int32_t> tokens) {
+    std::vector<std::int32_t> copy(tokens.begin(), tokens.end());
+    const llama_batch batch = llama_batch_get_one(copy.data(), static_cast<int>(copy.size()));
+    if (llama_decode(context_.get(), batch) != 0) return {};
+    const float* logits = llama_get_logits_ith(context_.get(), -1);
+    const int n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model_.get()));
+    return {logits, logits + n_vocab};
+  }
+
+  void clear() { llama_memory_clear(llama_get_memory(context_.get()), false); }
+
+ private:
+  struct Free {
+    void operator()(llama_model* model) const { llama_model_free(model); }
+    void operator()(llama_context* context) const { llama_free(context); }
+  };
+  std::unique_ptr<llama_model, Free> model_;
+  std::unique_ptr<llama_context, Free> context_;
+};
+
+}  // namespace prima::compute

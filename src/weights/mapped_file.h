@@ -1,0 +1,39 @@
+// A file mapped for reading. Platform files: mapped_file_posix.cpp.
+//
+// Immutable, so thread-safe.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+
+#include "base/byte_range.h"
+#include "base/result.h"
+
+namespace prima::weights {
+
+class MappedFile {
+ public:
+  static Result<std::unique_ptr<MappedFile>> open(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::byte* data() const { return data_; }  // pages are read-only
+  Bytes size() const { return size_; }
+
+  // Brings the range's pages into memory by large reads, not by faults.
+  Status fetch(ByteRange range) const;
+  // Copies the range by large reads, past the mapping.
+  Status read(ByteRange range, std::byte* out) const;
+
+ private:
+  MappedFile() = default;
+
+  std::filesystem::path path_;
+  std::byte* data_ = nullptr;
+  Bytes size_ = 0;
+  int descriptor_ = -1;
+};
+
+}  // namespace prima::weights

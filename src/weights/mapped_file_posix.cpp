@@ -1,0 +1,72 @@
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "weights/mapped_file.h"
+
+namespace prima::weights {
+namespace {
+
+// Large enough that the disk, not the system call, decides.
+constexpr Bytes kReadSize = 4 * kMiB;
+
+tl::unexpected<Error> system_error(const std::filesystem::path& path, const char* action) {
+  return fail(ErrorCode::io, path.string() + ": cannot " + action + ": " + std::strerror(errno));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<MappedFile>> MappedFile::open(const std::filesystem::path& path) {
+  std::unique_ptr<MappedFile> file(new MappedFile);
+  file->path_ = path;
+  file->descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file->descriptor_ < 0) return system_error(path, "open");
+  struct stat status = {};
+  if (::fstat(file->descriptor_, &status) != 0) return system_error(path, "ask for the size");
+  file->size_ = static_cast<Bytes>(status.st_size);
+  void* data = ::mmap(nullptr, file->size_, PROT_READ, MAP_SHARED, file->descriptor_, 0);
+  if (data == MAP_FAILED) return system_error(path, "map");
+  file->data_ = static_cast<std::byte*>(data);
+  return file;
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(data_, size_);
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+Status MappedFile::fetch(ByteRange range) const {
+  // Reading into the page cache through a buffer costs a copy but keeps reads large and the pages
+  // clean; read-ahead advice alone stops at the device's limit.
+  std::vector<std::byte> scratch(std::min(range.size, kReadSize));
+  for (Bytes done = 0; done < range.size; done += scratch.size()) {
+    const Bytes size = std::min<Bytes>(scratch.size(), range.size - done);
+    PRIMA_RETURN_IF_ERROR(read({range.offset + done, size}, scratch.data()));
+  }
+  return {};
+}
+
+Status MappedFile::read(ByteRange range, std::byte* out) const {
+  for (Bytes done = 0; done < range.size;) {
+    const Bytes size = std::min(kReadSize, range.size - done);
+    const ssize_t got =
+        ::pread(descriptor_, out + done, size, static_cast<off_t>(range.offset + done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return system_error(path_, "read");
+    if (got == 0) {
+      return fail(ErrorCode::unavailable, path_.string() + " became shorter while it was in use",
+                  "Restore the file and start again");
+    }
+    done += static_cast<Bytes>(got);
+  }
+  return {};
+}
+
+}  // namespace prima::weights
