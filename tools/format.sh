@@ -6,7 +6,15 @@ command -v clang-format >/dev/null || {
   echo "Error: clang-format is not installed (Debian: apt-get install clang-format)." >&2
   exit 1
 }
-mode=(-i)
-[ "${1:-}" = --check ] && mode=(--dry-run --Werror)
 # Tracked and new files alike, but nothing git ignores.
-git ls-files -z --cached --others --exclude-standard -- '*.h' '*.cpp' | xargs -0 clang-format "${mode[@]}"
+sources() { git ls-files -z --cached --others --exclude-standard -- '*.h' '*.cpp'; }
+
+if [ "${1:-}" = --check ]; then
+  unformatted=$(sources | while IFS= read -r -d '' file; do
+    clang-format --dry-run --Werror "$file" 2>/dev/null || printf '  %s\n' "$file"
+  done)
+  [ -z "$unformatted" ] && exit 0
+  printf 'Not formatted ("make format" does it):\n%s\n' "$unformatted" >&2
+  exit 1
+fi
+sources | xargs -0 clang-format -i

@@ -3,9 +3,9 @@
 // Thread-safe.
 #pragma once
 
-#include <spdlog/spdlog.h>
-
 #include <string_view>
+
+#include <spdlog/spdlog.h>
 
 #include "base/result.h"
 

@@ -15,11 +15,20 @@ struct Suffix {
 };
 
 constexpr Suffix kSuffixes[] = {
-    {"", 1},        {"B", 1},
-    {"K", 1024},    {"KIB", 1024},       {"KB", 1e3},
-    {"M", 1048576}, {"MIB", 1048576},    {"MB", 1e6},
-    {"G", 1073741824.0}, {"GIB", 1073741824.0}, {"GB", 1e9},
-    {"T", 1099511627776.0}, {"TIB", 1099511627776.0}, {"TB", 1e12},
+    {"", 1},
+    {"B", 1},
+    {"K", 1024},
+    {"KIB", 1024},
+    {"KB", 1e3},
+    {"M", 1048576},
+    {"MIB", 1048576},
+    {"MB", 1e6},
+    {"G", 1073741824.0},
+    {"GIB", 1073741824.0},
+    {"GB", 1e9},
+    {"T", 1099511627776.0},
+    {"TIB", 1099511627776.0},
+    {"TB", 1e12},
 };
 
 std::string printed(const char* format, double value) {
@@ -48,7 +57,7 @@ Result<Bytes> parse_bytes(std::string_view text) {
     if (suffix != candidate.text) continue;
     const double bytes = number * candidate.factor;
     if (bytes >= 9.2e18) return bad();
-    return static_cast<Bytes>(bytes + 0.5);
+    return static_cast<Bytes>(std::llround(bytes));
   }
   return bad();
 }
