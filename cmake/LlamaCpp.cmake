@@ -67,8 +67,8 @@ set(prima_llama_options
     -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_CURL=OFF
     -DLLAMA_OPENSSL=OFF)
 if(CMAKE_CROSSCOMPILING)
-  list(APPEND prima_llama_options -DGGML_NATIVE=OFF
-       -DCMAKE_TOOLCHAIN_FILE=${CMAKE_TOOLCHAIN_FILE})
+  list(APPEND prima_llama_options -DGGML_NATIVE=OFF)
+  set(prima_llama_toolchain -DCMAKE_TOOLCHAIN_FILE=${CMAKE_TOOLCHAIN_FILE})
   set(prima_native_target "")
 endif()
 string(SHA256 prima_llama_key
@@ -94,7 +94,7 @@ if(NOT EXISTS ${PRIMA_LLAMA_BUILD_DIR}/complete)
       COMMAND ${CMAKE_COMMAND} -S ${PRIMA_LLAMA_CPP_DIR} -B ${PRIMA_LLAMA_BUILD_DIR} -G Ninja
               -DCMAKE_C_COMPILER=${PRIMA_LLAMA_C_COMPILER}
               -DCMAKE_CXX_COMPILER=${PRIMA_LLAMA_CXX_COMPILER}
-              ${prima_llama_options} ${prima_launchers} -Wno-dev
+              ${prima_llama_toolchain} ${prima_llama_options} ${prima_launchers} -Wno-dev
       OUTPUT_FILE ${PRIMA_LLAMA_BUILD_DIR}-configure.log
       ERROR_FILE ${PRIMA_LLAMA_BUILD_DIR}-configure.log
       RESULT_VARIABLE prima_result)
