@@ -18,12 +18,12 @@
 #include <string>
 #include <vector>
 
+#include "parity/llama_reference.h"
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "compute/executor.h"
 #include "compute/forward_session.h"
-#include "compute/llama_reference.h"
 #include "compute/threads.h"
 #include "model/model_file.h"
 
@@ -31,7 +31,7 @@ namespace {
 
 using prima::compute::Executor;
 using prima::compute::ForwardSession;
-using prima::compute::LlamaReference;
+using prima::parity::LlamaReference;
 
 // A pair that lost more of its time than this to other guests says nothing about the programs.
 constexpr double kMaxStealShare = 0.01;

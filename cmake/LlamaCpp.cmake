@@ -1,12 +1,16 @@
 # ggml, llama.cpp's library and its `common` library, as imported static targets.
 #
 # They are built once per (source, compiler, processor, options) into a cache outside the build
-# tree, at configure time, so that every preset and every clean checkout shares one build.
+# tree, at configure time, so that every preset and every clean checkout shares one build. A native
+# build on Linux compiles them with the system's compiler, whatever compiles Prima itself: gcc and
+# clang share libstdc++ there, so that clang and its sanitizers need no second build of five minutes.
 #
-#   PRIMA_LLAMA_CPP_DIR   source tree; by default what tools/setup.sh fetched
-#   PRIMA_CACHE_DIR       where downloads and built libraries are kept (~/.cache/prima)
-#   PRIMA_GGML_OPENMP     ggml's threads from OpenMP (docs/threads.md says why)
-#   PRIMA_GGML_CUDA       build ggml's CUDA backend
+#   PRIMA_LLAMA_CPP_DIR             source tree; by default what tools/setup.sh fetched
+#   PRIMA_CACHE_DIR                 where downloads and built libraries are kept (~/.cache/prima)
+#   PRIMA_LLAMA_C_COMPILER,
+#   PRIMA_LLAMA_CXX_COMPILER        what compiles these libraries
+#   PRIMA_GGML_OPENMP               ggml's threads from OpenMP (docs/threads.md says why)
+#   PRIMA_GGML_CUDA                 build ggml's CUDA backend
 #
 # Defines: prima::ggml, prima::llama, prima::llama_common
 
@@ -30,8 +34,26 @@ if(NOT EXISTS ${PRIMA_LLAMA_CPP_DIR}/ggml/CMakeLists.txt)
       "or give your own checkout with -DPRIMA_LLAMA_CPP_DIR=DIR.")
 endif()
 
+if(CMAKE_SYSTEM_NAME STREQUAL "Linux" AND NOT CMAKE_CROSSCOMPILING)
+  find_program(PRIMA_LLAMA_C_COMPILER NAMES cc gcc REQUIRED)
+  find_program(PRIMA_LLAMA_CXX_COMPILER NAMES c++ g++ REQUIRED)
+else()
+  set(PRIMA_LLAMA_C_COMPILER ${CMAKE_C_COMPILER} CACHE FILEPATH "Compiles ggml")
+  set(PRIMA_LLAMA_CXX_COMPILER ${CMAKE_CXX_COMPILER} CACHE FILEPATH "Compiles ggml and llama.cpp")
+endif()
+
 # What the built libraries depend on, and so what their place in the cache is named by.
-execute_process(COMMAND ${CMAKE_CXX_COMPILER} -march=native -Q --help=target
+execute_process(COMMAND ${PRIMA_LLAMA_CXX_COMPILER} -dumpfullversion
+                OUTPUT_VARIABLE prima_llama_compiler_version OUTPUT_STRIP_TRAILING_WHITESPACE
+                ERROR_QUIET)
+if(prima_llama_compiler_version)
+  set(prima_llama_by_gcc TRUE)
+else() # Only gcc knows that option.
+  set(prima_llama_by_gcc FALSE)
+  execute_process(COMMAND ${PRIMA_LLAMA_CXX_COMPILER} -dumpversion
+                  OUTPUT_VARIABLE prima_llama_compiler_version OUTPUT_STRIP_TRAILING_WHITESPACE)
+endif()
+execute_process(COMMAND ${PRIMA_LLAMA_CXX_COMPILER} -march=native -Q --help=target
                 OUTPUT_VARIABLE prima_native_target ERROR_QUIET)
 if(EXISTS ${PRIMA_LLAMA_CPP_DIR}/.git)
   execute_process(COMMAND git -C ${PRIMA_LLAMA_CPP_DIR} rev-parse HEAD
@@ -45,12 +67,12 @@ set(prima_llama_options
     -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_CURL=OFF
     -DLLAMA_OPENSSL=OFF)
 if(CMAKE_CROSSCOMPILING)
-  list(APPEND prima_llama_options -DGGML_NATIVE=OFF
-       -DCMAKE_TOOLCHAIN_FILE=${CMAKE_TOOLCHAIN_FILE})
+  list(APPEND prima_llama_options -DGGML_NATIVE=OFF)
+  set(prima_llama_toolchain -DCMAKE_TOOLCHAIN_FILE=${CMAKE_TOOLCHAIN_FILE})
   set(prima_native_target "")
 endif()
 string(SHA256 prima_llama_key
-       "${PRIMA_LLAMA_CPP_DIR};${prima_llama_commit};${CMAKE_CXX_COMPILER};${CMAKE_CXX_COMPILER_VERSION};${CMAKE_SYSTEM_PROCESSOR};${prima_native_target};${prima_llama_options}")
+       "${PRIMA_LLAMA_CPP_DIR};${prima_llama_commit};${PRIMA_LLAMA_CXX_COMPILER};${prima_llama_compiler_version};${CMAKE_SYSTEM_PROCESSOR};${prima_native_target};${prima_llama_options}")
 string(SUBSTRING ${prima_llama_key} 0 16 prima_llama_key)
 set(PRIMA_LLAMA_BUILD_DIR ${PRIMA_CACHE_DIR}/llama.cpp-build-${prima_llama_key})
 
@@ -70,8 +92,9 @@ if(NOT EXISTS ${PRIMA_LLAMA_BUILD_DIR}/complete)
   endif()
   execute_process(
       COMMAND ${CMAKE_COMMAND} -S ${PRIMA_LLAMA_CPP_DIR} -B ${PRIMA_LLAMA_BUILD_DIR} -G Ninja
-              -DCMAKE_C_COMPILER=${CMAKE_C_COMPILER} -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER}
-              ${prima_llama_options} ${prima_launchers} -Wno-dev
+              -DCMAKE_C_COMPILER=${PRIMA_LLAMA_C_COMPILER}
+              -DCMAKE_CXX_COMPILER=${PRIMA_LLAMA_CXX_COMPILER}
+              ${prima_llama_toolchain} ${prima_llama_options} ${prima_launchers} -Wno-dev
       OUTPUT_FILE ${PRIMA_LLAMA_BUILD_DIR}-configure.log
       ERROR_FILE ${PRIMA_LLAMA_BUILD_DIR}-configure.log
       RESULT_VARIABLE prima_result)
@@ -115,7 +138,13 @@ add_library(prima::ggml ALIAS prima_ggml)
 target_include_directories(prima_ggml SYSTEM INTERFACE ${PRIMA_LLAMA_CPP_DIR}/ggml/include)
 target_link_libraries(prima_ggml INTERFACE
     prima_ggml_registry Threads::Threads ${CMAKE_DL_LIBS} m)
-if(PRIMA_GGML_OPENMP)
+if(PRIMA_GGML_OPENMP AND prima_llama_by_gcc)
+  # The runtime of the compiler that built ggml: clang's -fopenmp would bring its own, and two in one
+  # process fight over the cores.
+  execute_process(COMMAND ${PRIMA_LLAMA_CXX_COMPILER} -print-file-name=libgomp.so
+                  OUTPUT_VARIABLE prima_libgomp OUTPUT_STRIP_TRAILING_WHITESPACE)
+  target_link_libraries(prima_ggml INTERFACE ${prima_libgomp})
+elseif(PRIMA_GGML_OPENMP)
   find_package(OpenMP REQUIRED COMPONENTS CXX)
   target_link_libraries(prima_ggml INTERFACE OpenMP::OpenMP_CXX)
 endif()

@@ -30,6 +30,11 @@ function(prima_library name)
   target_sources(${target} PUBLIC FILE_SET HEADERS BASE_DIRS ${CMAKE_SOURCE_DIR}/src
                                   FILES ${arg_HEADERS})
   set_target_properties(${target} PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON)
+  file(GLOB prima_room_headers RELATIVE ${CMAKE_CURRENT_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR}/*.h)
+  list(REMOVE_ITEM prima_room_headers ${arg_HEADERS})
+  if(prima_room_headers) # An unlisted header would escape the check that it compiles alone.
+    message(SEND_ERROR "src/${name}/CMakeLists.txt: HEADERS lacks ${prima_room_headers}")
+  endif()
   target_link_libraries(${target} PUBLIC prima_options ${arg_LINK})
 
   file(GLOB prima_room_files ${CMAKE_CURRENT_SOURCE_DIR}/*.h ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)

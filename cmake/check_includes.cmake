@@ -1,17 +1,17 @@
-# Fails where a file of src/ROOM includes from a folder that does not stand before ROOM.
-# Called with ROOM, ROOMS (in order), FOLDER, STAMP.
+# Fails where a file of src/ROOM includes from a folder that does not stand before ROOM, or reaches
+# into another folder by a relative path. Called with ROOM, ROOMS (in order), FOLDER, STAMP.
 list(FIND ROOMS ${ROOM} own_index)
 file(GLOB files ${FOLDER}/*.h ${FOLDER}/*.cpp)
 set(failed FALSE)
 foreach(file ${files})
-  file(STRINGS ${file} lines REGEX "^#include \"[^\"/]+/[^\"]+\"")
+  file(STRINGS ${file} lines REGEX "^[ \t]*#[ \t]*include[ \t]*[\"<][^\">/]+/")
   foreach(line ${lines})
-    string(REGEX REPLACE "^#include \"([^\"/]+)/.*" "\\1" included "${line}")
-    list(FIND ROOMS ${included} index)
-    if(index EQUAL -1)
-      continue()
-    endif()
-    if(index GREATER own_index)
+    string(REGEX REPLACE "^[^\"<]*[\"<]([^/]+)/.*" "\\1" included "${line}")
+    list(FIND ROOMS "${included}" index)
+    if(included STREQUAL "..")
+      message(SEND_ERROR "${file}: ${line}: name the folder: \"folder/file.h\"")
+      set(failed TRUE)
+    elseif(index GREATER own_index)
       message(SEND_ERROR "${file}: ${line}: src/${ROOM} may not include from src/${included}, "
                          "which stands after it in the house (docs/architecture.md)")
       set(failed TRUE)

@@ -33,11 +33,7 @@ class ManualClock final : public Clock {
   std::atomic<Duration::rep> nanoseconds_{0};
 };
 
-inline double seconds(Duration duration) {
-  return std::chrono::duration<double>(duration).count();
-}
-inline double milliseconds(Duration duration) {
-  return 1e3 * seconds(duration);
-}
+inline double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
+inline double milliseconds(Duration duration) { return 1e3 * seconds(duration); }
 
 }  // namespace prima

@@ -56,6 +56,7 @@ inline tl::unexpected<Error> fail(ErrorCode code, std::string what, std::string 
 #define PRIMA_CONCAT_INNER(a, b) a##b
 #define PRIMA_CONCAT(a, b) PRIMA_CONCAT_INNER(a, b)
 
+// `declaration` cannot stand in parentheses. NOLINTBEGIN(bugprone-macro-parentheses)
 // PRIMA_ASSIGN_OR_RETURN(auto model, ModelFile::open(path));
 #define PRIMA_ASSIGN_OR_RETURN(declaration, expression) \
   PRIMA_ASSIGN_OR_RETURN_INNER(PRIMA_CONCAT(prima_result_, __LINE__), declaration, expression)
@@ -63,3 +64,4 @@ inline tl::unexpected<Error> fail(ErrorCode code, std::string what, std::string 
   auto result = (expression);                                                    \
   if (!result) return tl::unexpected<::prima::Error>(std::move(result.error())); \
   declaration = std::move(*result)
+// NOLINTEND(bugprone-macro-parentheses)

@@ -57,7 +57,7 @@ Result<Bytes> parse_bytes(std::string_view text) {
     if (suffix != candidate.text) continue;
     const double bytes = number * candidate.factor;
     if (bytes >= 9.2e18) return bad();
-    return static_cast<Bytes>(bytes + 0.5);
+    return static_cast<Bytes>(std::llround(bytes));
   }
   return bad();
 }

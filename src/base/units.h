@@ -32,8 +32,6 @@ std::optional<Bytes> checked_multiply(Bytes a, Bytes b);
 constexpr Bytes align_up(Bytes bytes, Bytes alignment) {
   return (bytes + alignment - 1) & ~(alignment - 1);
 }
-constexpr Bytes align_down(Bytes bytes, Bytes alignment) {
-  return bytes & ~(alignment - 1);
-}
+constexpr Bytes align_down(Bytes bytes, Bytes alignment) { return bytes & ~(alignment - 1); }
 
 }  // namespace prima

@@ -187,13 +187,9 @@ Status GgmlExecutor::logits(std::span<const float> hidden, std::vector<float>& l
   return {};
 }
 
-void GgmlExecutor::clear() {
-  cells_.clear();
-}
+void GgmlExecutor::clear() { cells_.clear(); }
 
-void GgmlExecutor::rest() {
-  threads_->rest();
-}
+void GgmlExecutor::rest() { threads_->rest(); }
 
 ExecutorMemory GgmlExecutor::memory() const {
   return {.weights = weights_->memory_bytes(),

@@ -9,13 +9,9 @@ namespace {
 constexpr std::uint16_t kHalfZero = 0x0000;
 constexpr std::uint16_t kHalfMinusInfinity = 0xFC00;
 
-bool valid_sequence(std::int32_t sequence) {
-  return sequence >= 0 && sequence < kMaxSequences;
-}
+bool valid_sequence(std::int32_t sequence) { return sequence >= 0 && sequence < kMaxSequences; }
 
-std::uint64_t bit(std::int32_t sequence) {
-  return std::uint64_t{1} << sequence;
-}
+std::uint64_t bit(std::int32_t sequence) { return std::uint64_t{1} << sequence; }
 
 Status corrupt(std::string what) {
   return fail(ErrorCode::corrupt, "step contradicts the KV cache: " + std::move(what));

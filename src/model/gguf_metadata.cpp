@@ -11,22 +11,17 @@ std::optional<Bytes> element_size(GgufType type) {
   switch (type) {
     case GgufType::uint8:
     case GgufType::int8:
-    case GgufType::boolean:
-      return 1;
+    case GgufType::boolean: return 1;
     case GgufType::uint16:
-    case GgufType::int16:
-      return 2;
+    case GgufType::int16: return 2;
     case GgufType::uint32:
     case GgufType::int32:
-    case GgufType::float32:
-      return 4;
+    case GgufType::float32: return 4;
     case GgufType::uint64:
     case GgufType::int64:
     case GgufType::float64:
-    case GgufType::string:
-      return 8;
-    case GgufType::array:
-      break;
+    case GgufType::string: return 8;
+    case GgufType::array: break;
   }
   return std::nullopt;
 }
@@ -87,26 +82,16 @@ tl::unexpected<Error> bad_type(const GgufCursor& cursor, std::string_view key, s
 
 Result<MetadataValue> read_value(GgufCursor& cursor, std::string_view key, GgufType type) {
   switch (type) {
-    case GgufType::uint8:
-      return read_scalar<std::uint64_t, std::uint8_t>(cursor, key);
-    case GgufType::int8:
-      return read_scalar<std::int64_t, std::int8_t>(cursor, key);
-    case GgufType::uint16:
-      return read_scalar<std::uint64_t, std::uint16_t>(cursor, key);
-    case GgufType::int16:
-      return read_scalar<std::int64_t, std::int16_t>(cursor, key);
-    case GgufType::uint32:
-      return read_scalar<std::uint64_t, std::uint32_t>(cursor, key);
-    case GgufType::int32:
-      return read_scalar<std::int64_t, std::int32_t>(cursor, key);
-    case GgufType::float32:
-      return read_scalar<double, float>(cursor, key);
-    case GgufType::uint64:
-      return read_scalar<std::uint64_t, std::uint64_t>(cursor, key);
-    case GgufType::int64:
-      return read_scalar<std::int64_t, std::int64_t>(cursor, key);
-    case GgufType::float64:
-      return read_scalar<double, double>(cursor, key);
+    case GgufType::uint8: return read_scalar<std::uint64_t, std::uint8_t>(cursor, key);
+    case GgufType::int8: return read_scalar<std::int64_t, std::int8_t>(cursor, key);
+    case GgufType::uint16: return read_scalar<std::uint64_t, std::uint16_t>(cursor, key);
+    case GgufType::int16: return read_scalar<std::int64_t, std::int16_t>(cursor, key);
+    case GgufType::uint32: return read_scalar<std::uint64_t, std::uint32_t>(cursor, key);
+    case GgufType::int32: return read_scalar<std::int64_t, std::int32_t>(cursor, key);
+    case GgufType::float32: return read_scalar<double, float>(cursor, key);
+    case GgufType::uint64: return read_scalar<std::uint64_t, std::uint64_t>(cursor, key);
+    case GgufType::int64: return read_scalar<std::int64_t, std::int64_t>(cursor, key);
+    case GgufType::float64: return read_scalar<double, double>(cursor, key);
     case GgufType::boolean: {
       PRIMA_ASSIGN_OR_RETURN(const bool value, read_bool(cursor, key));
       return MetadataValue(value);
@@ -115,8 +100,7 @@ Result<MetadataValue> read_value(GgufCursor& cursor, std::string_view key, GgufT
       PRIMA_ASSIGN_OR_RETURN(auto value, cursor.read_string(key));
       return MetadataValue(std::move(value));
     }
-    case GgufType::array:
-      break;
+    case GgufType::array: break;
   }
   return bad_type(cursor, key, static_cast<std::uint32_t>(type));
 }
@@ -124,32 +108,19 @@ Result<MetadataValue> read_value(GgufCursor& cursor, std::string_view key, GgufT
 Result<MetadataValue> read_elements(GgufCursor& cursor, std::string_view key, GgufType type,
                                     std::uint64_t count) {
   switch (type) {
-    case GgufType::uint8:
-      return read_array<std::uint64_t, std::uint8_t>(cursor, key, count);
-    case GgufType::int8:
-      return read_array<std::int64_t, std::int8_t>(cursor, key, count);
-    case GgufType::uint16:
-      return read_array<std::uint64_t, std::uint16_t>(cursor, key, count);
-    case GgufType::int16:
-      return read_array<std::int64_t, std::int16_t>(cursor, key, count);
-    case GgufType::uint32:
-      return read_array<std::uint64_t, std::uint32_t>(cursor, key, count);
-    case GgufType::int32:
-      return read_array<std::int64_t, std::int32_t>(cursor, key, count);
-    case GgufType::float32:
-      return read_array<double, float>(cursor, key, count);
-    case GgufType::uint64:
-      return read_array<std::uint64_t, std::uint64_t>(cursor, key, count);
-    case GgufType::int64:
-      return read_array<std::int64_t, std::int64_t>(cursor, key, count);
-    case GgufType::float64:
-      return read_array<double, double>(cursor, key, count);
-    case GgufType::boolean:
-      return read_bools(cursor, key, count);
-    case GgufType::string:
-      return read_strings(cursor, key, count);
-    case GgufType::array:
-      break;
+    case GgufType::uint8: return read_array<std::uint64_t, std::uint8_t>(cursor, key, count);
+    case GgufType::int8: return read_array<std::int64_t, std::int8_t>(cursor, key, count);
+    case GgufType::uint16: return read_array<std::uint64_t, std::uint16_t>(cursor, key, count);
+    case GgufType::int16: return read_array<std::int64_t, std::int16_t>(cursor, key, count);
+    case GgufType::uint32: return read_array<std::uint64_t, std::uint32_t>(cursor, key, count);
+    case GgufType::int32: return read_array<std::int64_t, std::int32_t>(cursor, key, count);
+    case GgufType::float32: return read_array<double, float>(cursor, key, count);
+    case GgufType::uint64: return read_array<std::uint64_t, std::uint64_t>(cursor, key, count);
+    case GgufType::int64: return read_array<std::int64_t, std::int64_t>(cursor, key, count);
+    case GgufType::float64: return read_array<double, double>(cursor, key, count);
+    case GgufType::boolean: return read_bools(cursor, key, count);
+    case GgufType::string: return read_strings(cursor, key, count);
+    case GgufType::array: break;
   }
   return bad_type(cursor, key, static_cast<std::uint32_t>(type));
 }
@@ -210,32 +181,19 @@ Result<Metadata> parse_gguf_metadata(GgufCursor& cursor, std::uint64_t n_values)
 
 const char* to_string(GgufType type) {
   switch (type) {
-    case GgufType::uint8:
-      return "uint8";
-    case GgufType::int8:
-      return "int8";
-    case GgufType::uint16:
-      return "uint16";
-    case GgufType::int16:
-      return "int16";
-    case GgufType::uint32:
-      return "uint32";
-    case GgufType::int32:
-      return "int32";
-    case GgufType::float32:
-      return "float32";
-    case GgufType::boolean:
-      return "bool";
-    case GgufType::string:
-      return "string";
-    case GgufType::array:
-      return "array";
-    case GgufType::uint64:
-      return "uint64";
-    case GgufType::int64:
-      return "int64";
-    case GgufType::float64:
-      return "float64";
+    case GgufType::uint8: return "uint8";
+    case GgufType::int8: return "int8";
+    case GgufType::uint16: return "uint16";
+    case GgufType::int16: return "int16";
+    case GgufType::uint32: return "uint32";
+    case GgufType::int32: return "int32";
+    case GgufType::float32: return "float32";
+    case GgufType::boolean: return "bool";
+    case GgufType::string: return "string";
+    case GgufType::array: return "array";
+    case GgufType::uint64: return "uint64";
+    case GgufType::int64: return "int64";
+    case GgufType::float64: return "float64";
   }
   return "unknown";
 }

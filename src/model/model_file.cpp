@@ -39,9 +39,7 @@ std::string upper(std::string text) {
 
 }  // namespace
 
-std::string type_name(ggml_type type) {
-  return upper(ggml_type_name(type));
-}
+std::string type_name(ggml_type type) { return upper(ggml_type_name(type)); }
 
 std::string_view mixture_name(std::uint32_t file_type) {
   for (const auto& [number, name] : kMixtures) {

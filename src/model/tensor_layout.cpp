@@ -159,10 +159,8 @@ bool is_elementwise(TensorRole role) {
     case TensorRole::experts_down:
     case TensorRole::ffn_gate:
     case TensorRole::ffn_up:
-    case TensorRole::ffn_down:
-      return false;
-    default:
-      return true;
+    case TensorRole::ffn_down: return false;
+    default: return true;
   }
 }
 

@@ -67,13 +67,9 @@ static_assert(in_order(), "kNames must list the roles in their order");
 
 }  // namespace
 
-std::span<const TensorRole> all_tensor_roles() {
-  return kAllRoles;
-}
+std::span<const TensorRole> all_tensor_roles() { return kAllRoles; }
 
-bool is_per_layer(TensorRole role) {
-  return role >= TensorRole::attention_norm;
-}
+bool is_per_layer(TensorRole role) { return role >= TensorRole::attention_norm; }
 
 std::string tensor_name(TensorRole role, int layer) {
   const std::string text(kNames[static_cast<std::size_t>(role)].text);

@@ -28,10 +28,8 @@ bool is_matrix(TensorRole role) {
     case TensorRole::router:
     case TensorRole::ffn_gate:
     case TensorRole::ffn_up:
-    case TensorRole::ffn_down:
-      return true;
-    default:
-      return false;
+    case TensorRole::ffn_down: return true;
+    default: return false;
   }
 }
 

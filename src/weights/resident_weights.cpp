@@ -89,9 +89,7 @@ std::vector<Wanted> wanted_tensors(const model::ModelFile& model, const Resident
   return wanted;
 }
 
-bool is_repacked(const Wanted& wanted) {
-  return wanted.type != ggml_backend_cpu_buffer_type();
-}
+bool is_repacked(const Wanted& wanted) { return wanted.type != ggml_backend_cpu_buffer_type(); }
 
 Status ResidentWeights::load(const model::ModelFile& model, const ResidentRequest& request,
                              const std::function<bool(Bytes, Bytes)>& progress) {

@@ -8,7 +8,7 @@
 
 #include <llama.h>
 
-namespace prima::compute {
+namespace prima::parity {
 
 class LlamaReference {
  public:
@@ -57,4 +57,4 @@ class LlamaReference {
   std::unique_ptr<llama_context, Free> context_;
 };
 
-}  // namespace prima::compute
+}  // namespace prima::parity

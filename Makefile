@@ -1,0 +1,40 @@
+# The front door: everything here sets up, configures and builds what it needs first.
+
+BUILD := build/release
+TIMED := @tools/timed.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help setup configure build build-all demo test bench format lint clean
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+setup: ## Install the system's packages, fetch llama.cpp's source and the demo's model
+	$(TIMED) "Set-up" tools/setup.sh
+
+configure: setup
+	$(TIMED) "Configuring" cmake --preset release
+
+build: configure ## Build the executable, build/release/prima
+	$(TIMED) "Building" cmake --build --preset release --target prima
+
+build-all: configure
+	$(TIMED) "Building" cmake --build --preset release
+
+demo: build ## A chat model answers through a ring of three processes on this machine
+	@tools/demo.sh $(BUILD)/prima
+
+test: build-all ## Build and run all tests
+	@ctest --preset release
+
+bench: build-all ## Run the benchmarks
+	@tools/bench.sh $(BUILD)
+
+format: ## Format the source files with clang-format
+	@tools/format.sh
+
+lint: setup ## clang-tidy, formatting, self-contained headers, shell scripts
+	@tools/lint.sh
+
+clean: ## Remove what was built (downloads in ~/.cache/prima stay)
+	rm -rf build

