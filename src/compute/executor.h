@@ -17,6 +17,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include <ggml.h>
@@ -37,6 +38,13 @@ struct LayerRange {
   friend bool operator==(const LayerRange&, const LayerRange&) = default;
 };
 
+// Layers, and perhaps the output layer, that live in a GPU's memory and are computed there.
+struct GpuPlacement {
+  std::string device;                // as compute/gpu.h names it
+  std::vector<LayerRange> layers{};  // within the device's windows
+  bool output_layer = false;
+};
+
 struct ExecutorOptions {
   std::vector<LayerRange> windows;    // the layers this device holds; may be empty at a head
   bool is_head = true;                // holds the embedding and the output layer
@@ -45,12 +53,14 @@ struct ExecutorOptions {
   ggml_type kv_type = GGML_TYPE_F16;  // F16 or Q8_0
   int n_threads = 0;                  // 0: one per physical core
   bool repack = true;                 // weights in the processor's own layout, where ggml has one
+  std::vector<GpuPlacement> gpus{};   // what they do not hold is the CPU's
 };
 
 struct ExecutorMemory {
   Bytes weights = 0;
   Bytes kv_cache = 0;
   Bytes compute_buffers = 0;
+  Bytes gpu = 0;  // all three, in the GPUs' own memory
 };
 
 // Called while weights load, with bytes done and bytes in all; returning false cancels.

@@ -277,9 +277,10 @@ ggml_tensor* build_layers(ggml_context* context, ggml_cgraph* graph, const Forwa
 }
 
 ggml_tensor* build_output(ggml_context* context, ggml_cgraph* graph, const ForwardModel& model,
-                          ggml_tensor* hidden) {
+                          std::uint32_t n_outputs, ForwardInputs& inputs) {
   const model::Hyperparameters& hp = model.hyperparameters;
-  ggml_tensor* x = ggml_rms_norm(context, hidden, hp.rms_epsilon);
+  inputs.hidden = new_input(context, GGML_TYPE_F32, hp.n_embd, n_outputs, "hidden");
+  ggml_tensor* x = ggml_rms_norm(context, inputs.hidden, hp.rms_epsilon);
   x = ggml_mul(context, x, model.weights.find(TensorRole::output_norm, -1));
   x = ggml_mul_mat(context, model.weights.find(TensorRole::output, -1), x);
   if (hp.final_logit_softcap > 0.0f) {

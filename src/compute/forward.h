@@ -47,8 +47,8 @@ struct ForwardModel {
 ggml_tensor* build_layers(ggml_context* context, ggml_cgraph* graph, const ForwardModel& model,
                           const ForwardShape& shape, ForwardInputs& inputs);
 
-// hidden (n_embd, n_outputs) -> logits (n_vocab, n_outputs).
+// Only inputs.hidden (n_embd, n_outputs) is used; returns logits (n_vocab, n_outputs).
 ggml_tensor* build_output(ggml_context* context, ggml_cgraph* graph, const ForwardModel& model,
-                          ggml_tensor* hidden);
+                          std::uint32_t n_outputs, ForwardInputs& inputs);
 
 }  // namespace prima::compute

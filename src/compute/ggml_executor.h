@@ -1,20 +1,12 @@
-// The Executor on ggml's CPU backend.
+// The Executor on ggml's backends: the CPU's layers and, where asked for, GPUs'.
 #pragma once
 
-#include <list>
 #include <memory>
 #include <vector>
 
-#include <ggml-alloc.h>
-#include <ggml-backend.h>
-#include <ggml-cpp.h>
-
 #include "compute/executor.h"
-#include "compute/forward.h"
-#include "compute/kv_cache.h"
 #include "compute/kv_cells.h"
-#include "compute/threads.h"
-#include "weights/weights.h"
+#include "compute/layer_device.h"
 
 namespace prima::compute {
 
@@ -28,56 +20,26 @@ class GgmlExecutor final : public Executor {
   Status begin(const Step& step) override;
   Status run(LayerRange layers, const Step& step, std::vector<float>& hidden) override;
   Status logits(std::span<const float> hidden, std::vector<float>& logits) override;
-  void clear() override;
+  void clear() override { cells_.clear(); }
   void rest() override;
   ExecutorMemory memory() const override;
 
  private:
-  // A part of a graph between two waits for streamed weights.
-  struct Piece {
-    ggml_cgraph* graph = nullptr;
-    std::vector<weights::StageIndex> acquire;  // before it
-    std::vector<weights::StageIndex> release;  // after it
-  };
-
-  // A graph whose tensors have memory, ready to be computed again and again.
-  struct BuiltGraph {
-    ForwardShape shape;
-    ggml_context_ptr context;
-    ggml_context_ptr pieces_context;
-    ggml_cgraph* graph = nullptr;
-    ForwardInputs inputs;
-    ggml_tensor* output = nullptr;
-    std::vector<Piece> pieces;
-  };
-
   GgmlExecutor(const model::ModelFile& model, const ExecutorOptions& options);
 
-  ForwardModel forward_model() const;
-  Status check_window(LayerRange layers) const;
-
-  // The cached graph of this shape, built now if there is none.
-  Result<BuiltGraph*> window_graph(const ForwardShape& shape);
-  Result<BuiltGraph*> output_graph(std::uint32_t n_outputs);
-  BuiltGraph new_graph(const ForwardShape& shape) const;
-  void build_window(BuiltGraph& built) const;
-  void build_output_layer(BuiltGraph& built) const;
-  void cut_into_pieces(BuiltGraph& built) const;
-  Status allocate(BuiltGraph& built);
-  Status reserve();
-  Status compute(BuiltGraph& built);
-  void set_inputs(const BuiltGraph& built, const Step& step, std::span<const float> hidden);
+  Status add_gpu(const GpuPlacement& placement, const LoadProgress& progress);
+  Status add_cpu(const LoadProgress& progress);
+  Status add(const LayerDeviceOptions& options, std::unique_ptr<weights::Weights> weights);
+  Status check_windows() const;
+  Status check_held(LayerRange layers) const;
 
   const model::ModelFile& model_;
   ExecutorOptions options_;
-  std::unique_ptr<weights::Weights> weights_;
-  std::unique_ptr<KvCache> kv_cache_;
   KvCells cells_;
-  ggml_backend_ptr backend_;
-  std::unique_ptr<ComputeThreads> threads_;
-  ggml_gallocr_ptr allocator_;
-  std::list<BuiltGraph> graphs_;  // most recently used first
-  std::vector<std::uint16_t> mask_;
+  std::vector<std::unique_ptr<LayerDevice>> devices_;
+  std::vector<LayerDevice*> device_of_layer_;  // null: another device of the ring has it
+  LayerDevice* output_device_ = nullptr;       // null at a worker
+  ggml_tensor* embedding_ = nullptr;           // null at a worker
 };
 
 }  // namespace prima::compute

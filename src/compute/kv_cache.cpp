@@ -9,11 +9,17 @@ namespace {
 // Of ggml's CPU buffers, and of cache lines.
 constexpr Bytes kAlignment = 64;
 
+Status no_memory(Bytes size) {
+  return fail(ErrorCode::resource_exhausted, "no memory for a KV cache of " + format_bytes(size),
+              "Give a smaller context (-c)");
+}
+
 }  // namespace
 
 Result<std::unique_ptr<KvCache>> KvCache::create(const model::Hyperparameters& hyperparameters,
                                                  std::span<const LayerRange> windows,
-                                                 ggml_type type, std::uint32_t n_cells) {
+                                                 ggml_type type, std::uint32_t n_cells,
+                                                 ggml_backend_dev_t device) {
   if (hyperparameters.head_dim % static_cast<std::uint32_t>(ggml_blck_size(type)) != 0) {
     return fail(ErrorCode::invalid_argument,
                 std::string("a KV cache of type ") + ggml_type_name(type) + " needs heads of " +
@@ -30,38 +36,44 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const model::Hyperparameters& h
   cache->context_.reset(ggml_init({.mem_size = (2 * n_layers + 1) * ggml_tensor_overhead(),
                                    .mem_buffer = nullptr,
                                    .no_alloc = true}));
+  ggml_context* context = cache->context_.get();
   const std::int64_t n_embd_kv = hyperparameters.n_embd_kv();
-  const Bytes tensor_bytes =
-      align_up(ggml_row_size(type, n_embd_kv) * std::size_t{n_cells}, kAlignment);
-  cache->size_bytes_ = 2 * n_layers * tensor_bytes;
-  if (n_layers == 0) return cache;
-
-  // calloc: pages that were never written stay with the system, and read as zero.
-  cache->memory_.reset(std::calloc(1, cache->size_bytes_ + kAlignment));
-  if (!cache->memory_) {
-    return fail(ErrorCode::resource_exhausted,
-                "no memory for a KV cache of " + format_bytes(cache->size_bytes_),
-                "Give a smaller context (-c)");
-  }
-  auto* base = reinterpret_cast<std::byte*>(
-      align_up(reinterpret_cast<std::uintptr_t>(cache->memory_.get()), kAlignment));
-  cache->buffer_.reset(ggml_backend_cpu_buffer_from_ptr(base, cache->size_bytes_));
-
-  std::byte* next = base;
-  const auto make_tensor = [&] {
-    ggml_tensor* tensor = ggml_new_tensor_2d(cache->context_.get(), type, n_embd_kv, n_cells);
-    ggml_backend_tensor_alloc(cache->buffer_.get(), tensor, next);
-    next += tensor_bytes;
-    return tensor;
-  };
   for (const LayerRange& window : windows) {
     for (std::uint32_t layer = window.first; layer < window.last; ++layer) {
-      Layer& entry = cache->layers_[layer];
-      entry.keys = make_tensor();
-      entry.values = make_tensor();
+      cache->layers_[layer] = {ggml_new_tensor_2d(context, type, n_embd_kv, n_cells),
+                               ggml_new_tensor_2d(context, type, n_embd_kv, n_cells)};
     }
   }
+  if (n_layers == 0) return cache;
+
+  const Bytes tensor_bytes =
+      align_up(ggml_row_size(type, n_embd_kv) * std::size_t{n_cells}, kAlignment);
+  if (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU) {
+    PRIMA_RETURN_IF_ERROR(cache->allocate_on_cpu(2 * n_layers * tensor_bytes));
+  } else {
+    cache->buffer_.reset(
+        ggml_backend_alloc_ctx_tensors_from_buft(context, ggml_backend_dev_buffer_type(device)));
+    if (!cache->buffer_) return tl::unexpected(no_memory(2 * n_layers * tensor_bytes).error());
+    ggml_backend_buffer_clear(cache->buffer_.get(), 0);
+    cache->size_bytes_ = ggml_backend_buffer_get_size(cache->buffer_.get());
+  }
   return cache;
+}
+
+Status KvCache::allocate_on_cpu(Bytes size) {
+  // calloc: pages that were never written stay with the system, and read as zero.
+  memory_.reset(std::calloc(1, size + kAlignment));
+  if (!memory_) return no_memory(size);
+  auto* next = reinterpret_cast<std::byte*>(
+      align_up(reinterpret_cast<std::uintptr_t>(memory_.get()), kAlignment));
+  buffer_.reset(ggml_backend_cpu_buffer_from_ptr(next, size));
+  size_bytes_ = size;
+  for (ggml_tensor* tensor = ggml_get_first_tensor(context_.get()); tensor != nullptr;
+       tensor = ggml_get_next_tensor(context_.get(), tensor)) {
+    ggml_backend_tensor_alloc(buffer_.get(), tensor, next);
+    next += align_up(ggml_nbytes(tensor), kAlignment);
+  }
+  return {};
 }
 
 }  // namespace prima::compute

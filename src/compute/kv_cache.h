@@ -1,5 +1,5 @@
 // Keys and values of the layers that a device runs: per layer one row of n_embd_kv per cell.
-// Memory is taken as cells are written, not at the start.
+// On a CPU, memory is taken as cells are written, not at the start.
 //
 // Thread-compatible.
 #pragma once
@@ -25,7 +25,8 @@ class KvCache {
   // resource_exhausted.
   static Result<std::unique_ptr<KvCache>> create(const model::Hyperparameters& hyperparameters,
                                                  std::span<const LayerRange> windows,
-                                                 ggml_type type, std::uint32_t n_cells);
+                                                 ggml_type type, std::uint32_t n_cells,
+                                                 ggml_backend_dev_t device);
 
   ggml_tensor* keys(std::uint32_t layer) const {
     return layers_[layer].keys;
@@ -45,6 +46,7 @@ class KvCache {
   };
 
   KvCache() = default;
+  Status allocate_on_cpu(Bytes size);
 
   std::vector<Layer> layers_;  // by layer of the model; null where another device has it
   std::unique_ptr<void, Free> memory_;

@@ -60,7 +60,7 @@ class ResidentWeights final : public Weights {
   std::vector<std::unique_ptr<MappedFile>> files_;  // by file of the model; null if unused
   ggml_context_ptr context_;
   std::vector<ggml_backend_buffer_ptr> mapped_buffers_;  // beside files_
-  std::map<ggml_backend_buffer_type_t, ggml_backend_buffer_ptr> repacked_buffers_;
+  std::map<ggml_backend_buffer_type_t, ggml_backend_buffer_ptr> copied_buffers_;
   Bytes memory_bytes_ = 0;
 };
 
@@ -68,18 +68,20 @@ std::vector<Wanted> wanted_tensors(const model::ModelFile& model, const Resident
   std::vector<Wanted> wanted;
   const auto want = [&](TensorRole role, int layer, const TensorInfo* info) {
     if (info == nullptr) return;
-    wanted.push_back(
-        {role, layer, info,
-         request.repack ? fastest_buffer_type(*info, role) : ggml_backend_cpu_buffer_type()});
+    ggml_backend_buffer_type_t type = request.buffer_type;
+    if (type == nullptr) {
+      type = request.repack ? fastest_buffer_type(*info, role) : ggml_backend_cpu_buffer_type();
+    }
+    wanted.push_back({role, layer, info, type});
   };
   for (const TensorRole role : model::all_tensor_roles()) {
     if (model::is_per_layer(role)) {
       for (const int layer : request.layers) want(role, layer, model.find(role, layer));
       continue;
     }
-    const bool of_head = role == TensorRole::token_embedding || role == TensorRole::output_norm ||
-                         role == TensorRole::output;
-    if (of_head && !request.embedding_and_output) continue;
+    if (role == TensorRole::token_embedding && !request.embedding) continue;
+    const bool of_output = role == TensorRole::output_norm || role == TensorRole::output;
+    if (of_output && !request.output) continue;
     const TensorInfo* info = model.find(role);
     if (role == TensorRole::output && info == nullptr) {
       info = model.find(TensorRole::token_embedding);  // tied
@@ -89,7 +91,8 @@ std::vector<Wanted> wanted_tensors(const model::ModelFile& model, const Resident
   return wanted;
 }
 
-bool is_repacked(const Wanted& wanted) { return wanted.type != ggml_backend_cpu_buffer_type(); }
+// Into memory of its own; all others stay where the file is mapped.
+bool is_copied(const Wanted& wanted) { return wanted.type != ggml_backend_cpu_buffer_type(); }
 
 Status ResidentWeights::load(const model::ModelFile& model, const ResidentRequest& request,
                              const std::function<bool(Bytes, Bytes)>& progress) {
@@ -125,26 +128,26 @@ Status ResidentWeights::place(std::vector<Wanted>& wanted) {
     each.tensor = ggml_new_tensor(context_.get(), each.info->type, 4, each.info->shape.data());
     ggml_set_name(each.tensor, each.info->name.c_str());
     if (each.role != TensorRole::token_embedding) memory_bytes_ += each.info->bytes.size;
-    if (!is_repacked(each)) continue;
+    if (!is_copied(each)) continue;
     Bytes& size = sizes[each.type];
     size = align_up(size, ggml_backend_buft_get_alignment(each.type)) +
            ggml_backend_buft_get_alloc_size(each.type, each.tensor);
   }
   for (const auto& [type, size] : sizes) {
-    repacked_buffers_[type].reset(ggml_backend_buft_alloc_buffer(type, size));
-    if (!repacked_buffers_[type]) {
+    copied_buffers_[type].reset(ggml_backend_buft_alloc_buffer(type, size));
+    if (!copied_buffers_[type]) {
       return fail(ErrorCode::resource_exhausted,
                   "no memory for " + format_bytes(size) + " of weights",
                   "Share the model with more devices, or use a smaller one");
     }
-    ggml_backend_buffer_set_usage(repacked_buffers_[type].get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    ggml_backend_buffer_set_usage(copied_buffers_[type].get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
   }
   std::map<ggml_backend_buffer_type_t, Bytes> used;
   for (Wanted& each : wanted) {
     ggml_backend_buffer_t buffer = mapped_buffers_[each.info->file].get();
     std::byte* address = files_[each.info->file]->data() + each.info->bytes.offset;
-    if (is_repacked(each)) {
-      buffer = repacked_buffers_[each.type].get();
+    if (is_copied(each)) {
+      buffer = copied_buffers_[each.type].get();
       Bytes& offset = used[each.type];
       offset = align_up(offset, ggml_backend_buft_get_alignment(each.type));
       address = static_cast<std::byte*>(ggml_backend_buffer_get_base(buffer)) + offset;
@@ -162,7 +165,7 @@ Status ResidentWeights::fill_one(const Wanted& wanted) const {
   if (wanted.role == TensorRole::token_embedding) return {};
   const MappedFile& file = *files_[wanted.info->file];
   const ByteRange range = wanted.info->bytes;
-  if (!is_repacked(wanted)) return file.fetch(range);
+  if (!is_copied(wanted)) return file.fetch(range);
   std::vector<std::byte> bytes(range.size);
   PRIMA_RETURN_IF_ERROR(file.read(range, bytes.data()));
   ggml_backend_tensor_set(wanted.tensor, bytes.data(), 0, bytes.size());
