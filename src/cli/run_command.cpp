@@ -1,0 +1,159 @@
+#include "cli/run_command.h"
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+#include "base/clock.h"
+#include "base/units.h"
+#include "cli/atomic_file.h"
+#include "cli/exit_code.h"
+#include "cli/interrupt.h"
+#include "cli/progress_line.h"
+#include "cli/run_answer.h"
+#include "cli/run_chat.h"
+#include "cli/run_options.h"
+#include "cli/run_prompt.h"
+#include "cli/run_report.h"
+#include "generate/engine.h"
+#include "model/model_file.h"
+#include "ring/ring.h"
+
+namespace prima::cli {
+
+namespace {
+
+// Tokens of a prompt that are computed at once: enough for the kernels to work at full speed.
+constexpr std::uint32_t kStepTokens = 512;
+
+constexpr const char* kFooter =
+    "Without a prompt, on a terminal: a chat. Models with a chat template answer; others, and all\n"
+    "with --raw, continue the prompt's text. The answer goes to standard output, all else to\n"
+    "standard error. Ctrl-C ends the answer, a second one the program.\n"
+    "\n"
+    "Examples:\n"
+    "  prima run -m model.gguf -p \"Why is the sky blue?\" -n 200\n"
+    "  prima run -m model.gguf -f question.txt --system \"Answer in one sentence.\"\n"
+    "  prima run -m model.gguf --raw -p \"Once upon a time\" --temp 0\n"
+    "  prima run -m model.gguf --json-schema person.json -p \"Invent a person.\"\n"
+    "  prima run -m model.gguf --workers 2 --windows 4,4,14 -p \"Hello\"\n"
+    "\n"
+    "--json FILE: an object with text, tokens (ids), finish_reason, prompt_tokens, seed, load_ms,\n"
+    "ttft_ms, tpot_ms, prefill_tokens_per_second, decode_tokens_per_second, devices, plan (which\n"
+    "device runs which layers [first, last)), memory (bytes). What was not measured is null.\n";
+
+ring::RingOptions ring_options(const RunOptions& options, std::uint32_t n_ctx) {
+  ring::RingOptions ring;
+  ring.n_workers = worker_count(options);
+  ring.windows.assign(options.windows.begin(), options.windows.end());
+  ring.rounds = static_cast<std::uint32_t>(options.rounds);
+  ring.executor.n_ctx = n_ctx;
+  ring.executor.max_tokens = std::min(kStepTokens, n_ctx);
+  ring.executor.kv_type = options.kv_type == "q8_0" ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
+  ring.executor.n_threads = static_cast<int>(options.threads);
+  return ring;
+}
+
+std::string describe(const ring::FormationProgress& progress) {
+  using Stage = ring::FormationProgress::Stage;
+  switch (progress.stage) {
+    case Stage::waiting_for_workers: {
+      std::string text =
+          "Waiting for workers (prima join): " + std::to_string(progress.workers_joined) + " of " +
+          std::to_string(progress.workers_wanted);
+      const char* separator = ": ";
+      for (const ring::DeviceDescription& device : progress.devices) {
+        if (device.address.empty()) continue;
+        text += std::exchange(separator, ", ") + device.name;
+      }
+      return text;
+    }
+    case Stage::loading:
+      return "Loading " + format_bytes(progress.loaded) + " of " + format_bytes(progress.to_load);
+    case Stage::linking:
+      return "Linking the devices";
+  }
+  return "";
+}
+
+Result<std::unique_ptr<ring::Ring>> form_ring_visibly(const model::ModelFile& model,
+                                                      ring::RingOptions options,
+                                                      const InterruptGuard& interrupt) {
+  ProgressLine line;
+  options.progress = [&](const ring::FormationProgress& progress) {
+    line.show(describe(progress));
+    return !interrupt.interrupted();
+  };
+  return ring::form_ring(model, options);
+}
+
+Result<int> run(const RunOptions& options) {
+  const SystemClock clock;
+  const Instant started = clock.now();
+  PRIMA_RETURN_IF_ERROR(check(options));
+  PRIMA_ASSIGN_OR_RETURN(const auto prompt, read_prompt(options));
+  const bool interactive = !prompt;
+  if (options.json && interactive) {
+    return fail(ErrorCode::invalid_argument, "--json reports one answer, a chat has many",
+                "Give a prompt with -p, -f or on standard input");
+  }
+  if (options.json) PRIMA_RETURN_IF_ERROR(check_writable(*options.json));
+
+  // All that can be wrong is found before the weights are loaded.
+  PRIMA_ASSIGN_OR_RETURN(const auto model, model::ModelFile::open(options.model));
+  const std::uint32_t n_ctx_train = model.hyperparameters().n_ctx_train;
+  PRIMA_ASSIGN_OR_RETURN(const std::uint32_t n_ctx, context_size(options, model.hyperparameters()));
+  PRIMA_ASSIGN_OR_RETURN(const auto tokenizer, text::Tokenizer::load(model.paths().front()));
+  PRIMA_ASSIGN_OR_RETURN(const auto chat_template,
+                         choose_template(options, tokenizer, interactive));
+  PRIMA_ASSIGN_OR_RETURN(const text::SamplerOptions sampler, sampler_options(options));
+  PRIMA_RETURN_IF_ERROR(text::Sampler::create(tokenizer, sampler));
+  std::vector<text::Token> tokens;
+  if (prompt) {
+    PRIMA_ASSIGN_OR_RETURN(
+        tokens, single_prompt(tokenizer, chat_template ? &*chat_template : nullptr, options.system,
+                              *prompt));
+    PRIMA_RETURN_IF_ERROR(check_fits(tokens.size(), n_ctx, n_ctx_train));
+  }
+
+  InterruptGuard interrupt;
+  const ring::RingOptions formation = ring_options(options, n_ctx);
+  PRIMA_ASSIGN_OR_RETURN(const auto ring, form_ring_visibly(model, formation, interrupt));
+  const Duration loading = clock.now() - started;
+  generate::Engine engine(*ring, {.n_ctx = n_ctx, .max_tokens = formation.executor.max_tokens},
+                          clock);
+  const AnswerContext context{options, tokenizer, sampler, engine, interrupt, clock};
+  if (interactive) {
+    PRIMA_RETURN_IF_ERROR(chat(context, *chat_template, *ring, n_ctx_train));
+    return kSuccess;
+  }
+
+  generate::Sequence sequence(0);
+  PRIMA_ASSIGN_OR_RETURN(const generate::Answer answer,
+                         write_answer(context, sequence, std::move(tokens)));
+  const ring::RingDescription description = ring->describe();
+  print_figures(answer, description, n_ctx);
+  if (options.json) {
+    const RunReport report{model.name(), sampler.seed, n_ctx, loading};
+    PRIMA_RETURN_IF_ERROR(
+        write_atomically(*options.json, json_report(report, answer, description)));
+  }
+  return answer.finish == generate::FinishReason::cancelled ? kInterrupted : kSuccess;
+}
+
+}  // namespace
+
+void add_run_command(CLI::App& app, int& exit_code) {
+  CLI::App* command = app.add_subcommand("run", "Answer a prompt, or chat");
+  command->footer(kFooter);
+  auto options = std::make_shared<RunOptions>();
+  add_run_options(*command, *options);
+  command->callback([options, &exit_code] {
+    const Result<int> result = run(*options);
+    exit_code = result ? *result : report(result.error());
+  });
+}
+
+}  // namespace prima::cli

@@ -1,0 +1,208 @@
+#include "cli/run_options.h"
+
+#include <limits>
+#include <random>
+
+#include <CLI/CLI.hpp>
+
+#include "cli/text_file.h"
+
+namespace prima::cli {
+
+namespace {
+
+// What most conversations need; a model's whole context may take many gigabytes.
+constexpr std::uint32_t kDefaultContext = 4096;
+
+constexpr std::int64_t kMaxThreads = 1024;
+constexpr std::int64_t kMaxWorkers = 64;
+constexpr std::int64_t kMaxRounds = 64;
+
+void add_prompt_options(CLI::App& command, RunOptions& options) {
+  const char* group = "Prompt";
+  auto* prompt = command.add_option("-p,--prompt", options.prompt, "The prompt");
+  auto* file = command.add_option("-f,--file", options.prompt_file, "A file that holds the prompt");
+  auto* system = command.add_option("--system", options.system,
+                                    "System message: what the model is told to be");
+  auto* raw = command.add_flag("--raw", options.raw,
+                               "Continue the prompt as it stands, without the chat template");
+  auto* chat_template = command.add_option("--chat-template", options.chat_template_file,
+                                           "A file with a Jinja template, instead of the model's");
+  file->type_name("FILE");
+  chat_template->type_name("FILE");
+  for (auto* option : {prompt, file, system, raw, chat_template}) option->group(group);
+}
+
+void add_answer_options(CLI::App& command, RunOptions& options) {
+  const char* group = "Answer";
+  auto* n = command.add_option("-n,--tokens", options.max_tokens,
+                               "Tokens at most; without it, until the model ends or the context "
+                               "is full");
+  auto* context = command.add_option("-c,--ctx-size", options.context,
+                                     "Context: tokens of prompt and answer together (4096, or "
+                                     "what the model was trained for)");
+  auto* stop = command.add_option("--stop", options.stops,
+                                  "Text that ends the answer; may be given several times");
+  stop->allow_extra_args(false);
+  auto* ignore_end = command.add_flag("--ignore-eos", options.ignore_end,
+                                      "Go on where the model would end (for measurements)");
+  auto* json = command.add_option("--json", options.json,
+                                  "Also write tokens, text and figures to this file");
+  json->type_name("FILE");
+  for (auto* option : {n, context, stop, ignore_end, json}) option->group(group);
+}
+
+void add_sampler_options(CLI::App& command, RunOptions& options) {
+  text::SamplerOptions& sampler = options.sampler;
+  for (auto* option : {
+           command.add_option("--temp", sampler.temperature,
+                              "Temperature; 0: always the likeliest token"),
+           command.add_option("--top-k", sampler.top_k, "Among the k likeliest; 0: all"),
+           command.add_option("--top-p", sampler.top_p,
+                              "Among the likeliest that have this probability together; 1: all"),
+           command.add_option("--min-p", sampler.min_p,
+                              "Among those with this part of the likeliest's probability; 0: all"),
+           command.add_option("--repeat-penalty", sampler.repeat_penalty,
+                              "Against tokens seen lately; 1: none"),
+           command.add_option("--frequency-penalty", sampler.frequency_penalty,
+                              "Against tokens, by how often they were seen; 0: none"),
+           command.add_option("--presence-penalty", sampler.presence_penalty,
+                              "Against tokens seen at all; 0: none"),
+           command.add_option("--repeat-last-n", sampler.penalized_tokens,
+                              "How many tokens back the penalties look"),
+       }) {
+    option->group("Sampling")->capture_default_str();
+  }
+  auto* seed = command.add_option("--seed", options.seed,
+                                  "For the same answer again, together with the same prompt");
+  auto* grammar = command.add_option("--grammar", options.grammar_file,
+                                     "A file with a GBNF grammar that the answer obeys");
+  auto* schema = command.add_option("--json-schema", options.json_schema_file,
+                                    "A file with a JSON schema that the answer obeys");
+  grammar->type_name("FILE");
+  schema->type_name("FILE");
+  for (auto* option : {seed, grammar, schema}) option->group("Sampling");
+}
+
+void add_device_options(CLI::App& command, RunOptions& options) {
+  auto* threads =
+      command.add_option("--threads", options.threads, "Threads; 0: one per physical core");
+  auto* kv = command.add_option("--kv-type", options.kv_type,
+                                "Keys and values are kept as f16 or, in half the memory, q8_0");
+  auto* workers = command.add_option("--workers", options.workers,
+                                     "Wait for this many devices that run \"prima join\"");
+  auto* windows = command.add_option("--windows", options.windows,
+                                     "Layers of each device in a round, this one first, such as "
+                                     "4,4,14; 0 leaves a device out (an even split)");
+  windows->delimiter(',');
+  auto* rounds = command.add_option("--rounds", options.rounds,
+                                    "Rounds a token makes; the windows repeat in each");
+  rounds->capture_default_str();
+  for (auto* option : {threads, kv, workers, windows, rounds}) option->group("Devices");
+}
+
+Status bad(std::string what, std::string remedy) {
+  return fail(ErrorCode::invalid_argument, std::move(what), std::move(remedy));
+}
+
+}  // namespace
+
+void add_run_options(CLI::App& command, RunOptions& options) {
+  command
+      .add_option("-m,--model", options.model, "The model: a GGUF file, or the first of a split")
+      ->required();
+  add_prompt_options(command, options);
+  add_answer_options(command, options);
+  add_sampler_options(command, options);
+  add_device_options(command, options);
+}
+
+Status check(const RunOptions& options) {
+  if (options.prompt && options.prompt_file) {
+    return bad("-p and -f both give a prompt", "Use one of them");
+  }
+  if (options.max_tokens && *options.max_tokens < 1) {
+    return bad("-n " + std::to_string(*options.max_tokens) + " leaves nothing to write",
+               "Give 1 or more, or leave -n out to go on until the model ends");
+  }
+  if (options.max_tokens && *options.max_tokens > std::numeric_limits<std::int32_t>::max()) {
+    return bad("-n " + std::to_string(*options.max_tokens) + " is more than any context",
+               "Leave -n out to go on until the model ends");
+  }
+  if (options.context && *options.context < 1) {
+    return bad("-c " + std::to_string(*options.context) + " is no context",
+               "Give the number of tokens of prompt and answer together");
+  }
+  if (options.threads < 0 || options.threads > kMaxThreads) {
+    return bad("--threads " + std::to_string(options.threads) + " cannot be",
+               "Give 1 to " + std::to_string(kMaxThreads) + ", or 0 for one per physical core");
+  }
+  if (options.kv_type != "f16" && options.kv_type != "q8_0") {
+    return bad("--kv-type " + options.kv_type + " is not known", "Give f16 or q8_0");
+  }
+  for (const std::string& stop : options.stops) {
+    if (stop.empty()) return bad("--stop \"\" would end every answer", "Give a text");
+  }
+  if (options.raw && (!options.system.empty() || options.chat_template_file)) {
+    return bad("--raw leaves the chat template out, --system and --chat-template need it",
+               "Use one or the other");
+  }
+  if (options.seed && (*options.seed < 0 || *options.seed > 0xFFFFFFFFLL)) {
+    return bad("--seed " + std::to_string(*options.seed) + " cannot be", "Give 0 to 4294967295");
+  }
+  if (options.grammar_file && options.json_schema_file) {
+    return bad("--grammar and --json-schema both say what the answer obeys", "Use one of them");
+  }
+  if (options.workers && (*options.workers < 0 || *options.workers > kMaxWorkers)) {
+    return bad("--workers " + std::to_string(*options.workers) + " cannot be",
+               "Give 0 to " + std::to_string(kMaxWorkers));
+  }
+  if (options.rounds < 1 || options.rounds > kMaxRounds) {
+    return bad("--rounds " + std::to_string(options.rounds) + " cannot be",
+               "Give 1 to " + std::to_string(kMaxRounds));
+  }
+  for (const std::int64_t window : options.windows) {
+    if (window < 0 || window > std::numeric_limits<std::int32_t>::max()) {
+      return bad("--windows: " + std::to_string(window) + " is no number of layers",
+                 "Give 0 or more for each device");
+    }
+  }
+  if (options.workers && !options.windows.empty() &&
+      options.windows.size() != static_cast<std::size_t>(*options.workers) + 1) {
+    return bad("--windows names " + std::to_string(options.windows.size()) +
+                   " devices, but there are " + std::to_string(*options.workers + 1),
+               "Give one number for this device and one for each worker");
+  }
+  return {};
+}
+
+std::uint32_t worker_count(const RunOptions& options) {
+  if (options.workers) return static_cast<std::uint32_t>(*options.workers);
+  return options.windows.empty() ? 0 : static_cast<std::uint32_t>(options.windows.size() - 1);
+}
+
+Result<std::uint32_t> context_size(const RunOptions& options, const model::Hyperparameters& model) {
+  if (!options.context) return std::min(kDefaultContext, model.n_ctx_train);
+  if (*options.context > model.n_ctx_train) {
+    return fail(ErrorCode::invalid_argument,
+                "-c " + std::to_string(*options.context) + " is more than the " +
+                    std::to_string(model.n_ctx_train) + " tokens this model was trained for",
+                "Give at most " + std::to_string(model.n_ctx_train));
+  }
+  return static_cast<std::uint32_t>(*options.context);
+}
+
+Result<text::SamplerOptions> sampler_options(const RunOptions& options) {
+  text::SamplerOptions sampler = options.sampler;
+  sampler.seed = options.seed ? static_cast<std::uint32_t>(*options.seed) : std::random_device()();
+  if (options.grammar_file) {
+    PRIMA_ASSIGN_OR_RETURN(sampler.grammar, read_text_file(*options.grammar_file));
+  }
+  if (options.json_schema_file) {
+    PRIMA_ASSIGN_OR_RETURN(const std::string schema, read_text_file(*options.json_schema_file));
+    PRIMA_ASSIGN_OR_RETURN(sampler.grammar, text::grammar_of_json_schema(schema));
+  }
+  return sampler;
+}
+
+}  // namespace prima::cli

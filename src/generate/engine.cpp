@@ -1,0 +1,86 @@
+#include "generate/engine.h"
+
+#include <algorithm>
+#include <cassert>
+#include <vector>
+
+namespace prima::generate {
+
+namespace {
+
+// How soon a Ctrl-C is noticed while a step travels.
+constexpr Duration kCancelPoll = std::chrono::milliseconds(50);
+
+compute::Step make_step(std::uint64_t id, std::span<const Part> parts) {
+  compute::Step step;
+  step.id = id;
+  for (const Part& part : parts) {
+    assert(!part.tokens.empty() && part.n_outputs <= part.tokens.size());
+    const auto first = static_cast<std::int32_t>(part.sequence->size());
+    for (std::size_t i = 0; i < part.tokens.size(); ++i) {
+      if (i + part.n_outputs >= part.tokens.size()) step.outputs.push_back(step.n_tokens());
+      step.sequences.push_back(part.sequence->id());
+      step.positions.push_back(first + static_cast<std::int32_t>(i));
+    }
+  }
+  return step;
+}
+
+}  // namespace
+
+Engine::Engine(ring::Ring& ring, const EngineOptions& options, const Clock& clock)
+    : ring_(ring),
+      options_(options),
+      clock_(clock),
+      max_steps_in_flight_(std::max(1u, ring.describe().max_steps_in_flight)),
+      cells_(options.n_ctx) {}
+
+Result<std::uint64_t> Engine::submit(std::span<const Part> parts) {
+  compute::Step step = make_step(next_id_, parts);
+  std::vector<text::Token> tokens;
+  tokens.reserve(step.n_tokens());
+  for (const Part& part : parts) {
+    const auto& operations = part.sequence->kv_operations_;
+    step.kv_operations.insert(step.kv_operations.end(), operations.begin(), operations.end());
+    tokens.insert(tokens.end(), part.tokens.begin(), part.tokens.end());
+  }
+  assert(tokens.size() <= options_.max_tokens);
+
+  PRIMA_RETURN_IF_ERROR(cells_.place(step));
+  PRIMA_RETURN_IF_ERROR(ring_.submit(step, tokens, clock_.now() + options_.step_timeout));
+  PRIMA_RETURN_IF_ERROR(cells_.apply(step));
+  for (const Part& part : parts) {
+    Sequence& sequence = *part.sequence;
+    sequence.kv_operations_.clear();
+    sequence.tokens_.insert(sequence.tokens_.end(), part.tokens.begin(), part.tokens.end());
+  }
+  return next_id_++;
+}
+
+Result<ring::Ring::Finished> Engine::next(const std::function<bool()>& cancelled) {
+  const Instant limit = clock_.now() + options_.step_timeout;
+  for (;;) {
+    if (cancelled && cancelled()) return fail(ErrorCode::cancelled, "Cancelled");
+    const Instant deadline = cancelled ? std::min(limit, clock_.now() + kCancelPoll) : limit;
+    auto finished = ring_.next(deadline);
+    const bool waited_too_long = clock_.now() >= limit;
+    if (finished || finished.error().code != ErrorCode::deadline_exceeded || waited_too_long) {
+      return finished;
+    }
+  }
+}
+
+bool Engine::drain(Duration limit) {
+  const Instant deadline = clock_.now() + limit;
+  while (ring_.in_flight() > 0) {
+    if (!ring_.next(deadline)) return false;
+  }
+  return true;
+}
+
+Status Engine::reset() {
+  cells_.clear();
+  return ring_.reset(clock_.now() + options_.step_timeout);
+}
+
+}  // namespace prima::generate

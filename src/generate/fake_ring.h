@@ -1,0 +1,103 @@
+// A ring for tests: a toy model whose next token is a function of all tokens before it, on a clock
+// that it moves itself. It keeps its own table of KV cells and refuses a step that contradicts it.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "compute/kv_cells.h"
+#include "ring/ring.h"
+
+namespace prima::generate {
+
+class FakeRing final : public ring::Ring {
+ public:
+  struct Options {
+    std::uint32_t n_vocab = 0;
+    std::uint32_t n_ctx = 64;
+    std::uint32_t max_steps_in_flight = 1;
+    Duration step_time = std::chrono::milliseconds(10);  // a step, from submit to the result
+    // The token that the toy model likes best after these.
+    std::function<std::int32_t(const std::vector<std::int32_t>&)> next_token;
+  };
+
+  FakeRing(Options options, ManualClock& clock)
+      : options_(std::move(options)), clock_(clock), cells_(options_.n_ctx) {}
+
+  Status submit(const compute::Step& step, std::span<const std::int32_t> tokens, Instant) override {
+    if (fail_submit_at && *fail_submit_at == step.id) {
+      return fail(ErrorCode::unavailable, "device tablet is gone");
+    }
+    PRIMA_RETURN_IF_ERROR(cells_.apply(step));
+    for (const compute::KvOperation& operation : step.kv_operations) {
+      auto& history = histories_[operation.sequence];
+      history.resize(static_cast<std::size_t>(operation.from));
+    }
+    Finished finished;
+    finished.step_id = step.id;
+    std::size_t output = 0;
+    for (std::uint32_t i = 0; i < step.n_tokens(); ++i) {
+      auto& history = histories_[step.sequences[i]];
+      if (step.positions[i] != static_cast<std::int32_t>(history.size())) {
+        return fail(ErrorCode::corrupt, "a position does not follow its sequence");
+      }
+      history.push_back(tokens[i]);
+      if (output < step.outputs.size() && step.outputs[output] == i) {
+        ++output;
+        std::vector<float> logits(options_.n_vocab, 0.0f);
+        logits.at(static_cast<std::size_t>(options_.next_token(history))) = 10.0f;
+        finished.logits.insert(finished.logits.end(), logits.begin(), logits.end());
+      }
+    }
+    steps.push_back(step);
+    queue_.push_back({std::move(finished), clock_.now() + options_.step_time});
+    most_in_flight = std::max(most_in_flight, queue_.size());
+    return {};
+  }
+
+  Result<Finished> next(Instant deadline) override {
+    if (queue_.empty()) return fail(ErrorCode::invalid_argument, "no step is in flight");
+    auto& [finished, ready] = queue_.front();
+    if (ready > deadline) {
+      clock_.set(deadline);
+      return fail(ErrorCode::deadline_exceeded, "not yet");
+    }
+    clock_.set(std::max(clock_.now(), ready));
+    Finished result = std::move(finished);
+    queue_.pop_front();
+    return result;
+  }
+
+  std::size_t in_flight() const override { return queue_.size(); }
+
+  Status reset(Instant) override {
+    queue_.clear();
+    cells_.clear();
+    histories_.clear();
+    ++resets;
+    return {};
+  }
+
+  ring::RingDescription describe() const override {
+    return {.devices = {}, .rounds = 1, .max_steps_in_flight = options_.max_steps_in_flight};
+  }
+
+  const std::vector<std::int32_t>& history(std::int32_t sequence) { return histories_[sequence]; }
+  std::uint32_t cells_used() const { return cells_.used(); }
+
+  std::vector<compute::Step> steps;  // all that were submitted
+  std::size_t most_in_flight = 0;
+  int resets = 0;
+  std::optional<std::uint64_t> fail_submit_at;
+
+ private:
+  const Options options_;
+  ManualClock& clock_;
+  compute::KvCells cells_;
+  std::map<std::int32_t, std::vector<std::int32_t>> histories_;
+  std::deque<std::pair<Finished, Instant>> queue_;
+};
+
+}  // namespace prima::generate

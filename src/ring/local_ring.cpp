@@ -1,0 +1,59 @@
+#include "ring/local_ring.h"
+
+namespace prima::ring {
+
+Duration StepTimings::travelling() const {
+  Duration explained = output;
+  for (const HopTiming& hop : hops) explained += hop.waiting + hop.computing;
+  return total > explained ? total - explained : Duration{};
+}
+
+LocalRing::LocalRing(std::unique_ptr<compute::Executor> executor, std::uint32_t n_layer,
+                     std::string device_name, const Clock& clock)
+    : executor_(std::move(executor)),
+      layers_{0, n_layer},
+      device_name_(std::move(device_name)),
+      clock_(clock) {}
+
+Status LocalRing::submit(const compute::Step& step, std::span<const std::int32_t> tokens, Instant) {
+  const Instant started = clock_.now();
+  PRIMA_RETURN_IF_ERROR(executor_->embed(tokens, hidden_));
+  PRIMA_RETURN_IF_ERROR(executor_->begin(step));
+  const Instant embedded = clock_.now();
+  PRIMA_RETURN_IF_ERROR(executor_->run(layers_, step, hidden_));
+  const Instant computed = clock_.now();
+  Finished finished{.step_id = step.id, .logits = {}, .timings = {}};
+  if (!step.outputs.empty()) PRIMA_RETURN_IF_ERROR(executor_->logits(hidden_, finished.logits));
+  const Instant ended = clock_.now();
+  finished.timings.hops.push_back({0, layers_, embedded - started, computed - embedded});
+  finished.timings.output = ended - computed;
+  finished.timings.total = ended - started;
+  finished_.push_back(std::move(finished));
+  return {};
+}
+
+Result<Ring::Finished> LocalRing::next(Instant) {
+  if (finished_.empty()) return fail(ErrorCode::invalid_argument, "No step is in flight");
+  Finished finished = std::move(finished_.front());
+  finished_.pop_front();
+  if (finished_.empty()) executor_->rest();
+  return finished;
+}
+
+Status LocalRing::reset(Instant) {
+  finished_.clear();
+  executor_->clear();
+  return {};
+}
+
+RingDescription LocalRing::describe() const {
+  return {.devices = {{.name = device_name_,
+                       .address = "",
+                       .state = "serving",
+                       .windows = {layers_},
+                       .memory = executor_->memory()}},
+          .rounds = 1,
+          .max_steps_in_flight = 1};
+}
+
+}  // namespace prima::ring

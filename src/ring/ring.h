@@ -1,0 +1,125 @@
+// The head's view of the ring: steps in, results out. Whoever drives it (src/generate) does not
+// know whether the layers run on this device alone (LocalRing) or on several (RemoteRing).
+//
+//     form_ring -> Ring;  submit(step) ... submit(step);  next() -> Finished;  reset();  ~Ring
+//
+// A ring fails as a whole: once a device is lost, every call returns `unavailable` naming the
+// device, and the other devices are back to waiting for a head. Destroy the ring and form another.
+//
+// Thread-compatible: one call at a time, from one thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "base/units.h"
+#include "compute/executor.h"
+#include "compute/step.h"
+#include "model/model_file.h"
+
+namespace prima::ring {
+
+// One run of layers on one device, as a step passed through it.
+struct HopTiming {
+  std::uint32_t device = 0;  // index into RingDescription::devices
+  compute::LayerRange layers;
+  Duration waiting{};    // from arrival on the device until its computing began
+  Duration computing{};  // reading of streamed weights included
+};
+
+// Durations, measured where they happened: the devices' clocks need not agree.
+struct StepTimings {
+  Duration total{};             // from submit to the result
+  std::vector<HopTiming> hops;  // in the order in which they ran
+  Duration output{};            // the output layer
+
+  // What the hops do not explain: serialization, encryption and the links.
+  Duration travelling() const;
+};
+
+struct DeviceDescription {
+  std::string name;
+  std::string address;  // as the head reaches it; empty for the head
+  std::string state;    // "serving", "loading", ...
+  std::vector<compute::LayerRange> windows;
+  compute::ExecutorMemory memory;
+};
+
+struct RingDescription {
+  std::vector<DeviceDescription> devices;  // in ring order, the head first
+  std::uint32_t rounds = 1;
+  std::uint32_t max_steps_in_flight = 1;
+};
+
+class Ring {
+ public:
+  virtual ~Ring() = default;
+
+  // Starts a step round the ring; its tokens stay on this device. Where as many steps are in the
+  // ring as its devices have memory for, works on those until one is finished or `deadline` has
+  // come (deadline_exceeded: the step was not taken). KV operations of a step on a sequence that
+  // has steps in flight act on those too: the caller waits for them first where that matters.
+  virtual Status submit(const compute::Step& step, std::span<const std::int32_t> tokens,
+                        Instant deadline) = 0;
+
+  struct Finished {
+    std::uint64_t step_id = 0;
+    std::vector<float> logits;  // (n_vocab, n_outputs)
+    StepTimings timings;
+  };
+
+  // The next finished step: any order between sequences, in order within one. After
+  // deadline_exceeded nothing is lost; call again. Fails with invalid_argument if none is in
+  // flight.
+  virtual Result<Finished> next(Instant deadline) = 0;
+
+  // Steps submitted whose results next() has not returned yet.
+  virtual std::size_t in_flight() const = 0;
+
+  // Drops all steps in flight and forgets all sequences on every device (after a cancelled answer,
+  // between requests).
+  virtual Status reset(Instant deadline) = 0;
+
+  virtual RingDescription describe() const = 0;
+};
+
+// What form_ring is doing, for a person to see.
+struct FormationProgress {
+  enum class Stage { waiting_for_workers, loading, linking } stage = Stage::waiting_for_workers;
+  std::uint32_t workers_joined = 0;
+  std::uint32_t workers_wanted = 0;
+  Bytes loaded = 0;  // on all devices
+  Bytes to_load = 0;
+  std::vector<DeviceDescription> devices;  // those that joined so far
+};
+
+struct RingOptions {
+  std::uint32_t n_workers = 0;         // 0: this device alone
+  std::vector<std::uint32_t> windows;  // layers per device and round, head first; empty: even split
+  std::uint32_t rounds = 1;
+  std::uint32_t private_layers = 0;  // the first and last N layers run on the head
+  bool waves = false;                // steps in flight pass a round together (streaming devices)
+  std::uint32_t max_steps_in_flight = 0;  // 0: two per device
+  compute::ExecutorOptions executor;      // `windows` and `is_head` are filled in by the ring
+  std::string device_name;                // empty: the host's name
+  std::uint16_t port = 0;                 // workers join here; 0: any free one
+  Duration join_timeout = std::chrono::seconds(60);  // for all workers to appear
+  Duration load_timeout = std::chrono::minutes(30);  // for all to have their layers in memory
+  // Called now and then while the ring forms; returning false cancels.
+  std::function<bool(const FormationProgress&)> progress;
+};
+
+// Waits for the workers, gives each its layers, loads this device's own. The model must outlive the
+// ring. Fails with deadline_exceeded (too few workers), invalid_argument (windows that do not cover
+// the model), unavailable, cancelled, or what a device reported.
+Result<std::unique_ptr<Ring>> form_ring(const model::ModelFile& model, const RingOptions& options);
+
+}  // namespace prima::ring
