@@ -13,7 +13,7 @@ tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$tools/fetch.sh"
 
 DEBIAN_PACKAGES="
-  ccache cmake g++ git make ninja-build pkg-config
+  ca-certificates ccache cmake g++ git make ninja-build pkg-config
   cppzmq-dev flatbuffers-compiler libcli11-dev libexpected-dev libflatbuffers-dev libsodium-dev
   libspdlog-dev libtomlplusplus-dev liburing-dev libzmq3-dev
   libbenchmark-dev libgmock-dev libgtest-dev"
@@ -55,10 +55,19 @@ install_debian_packages() {
   [ -z "$missing" ] && return
   say "Installing Debian packages: $missing"
   # A stale or half-reachable index may still hold what is needed, so its failure is not the end.
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update || say "apt-get update failed; going on with the index there is."
+  apt_get update || say "apt-get update failed; going on with the index there is."
   # shellcheck disable=SC2086
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install --yes --no-install-recommends \
-    $missing || fail "apt-get could not install: $missing"
+  apt_get install --yes --no-install-recommends $missing || fail "apt-get could not install: $missing"
+}
+
+# apt_get ARGUMENTS...: its many lines are shown only where it fails.
+apt_get() {
+  local log status
+  log=$(mktemp)
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -o Dpkg::Use-Pty=0 "$@" >"$log" 2>&1 </dev/null && status=0 || status=$?
+  [ "$status" -eq 0 ] || tail -n 20 "$log" >&2
+  rm -f "$log"
+  return "$status"
 }
 
 install_homebrew_packages() {
