@@ -133,21 +133,23 @@ target_link_libraries(prima_ggml_registry INTERFACE prima_ggml_cpu prima_ggml_rp
 target_link_libraries(prima_llama INTERFACE prima_ggml_registry)
 target_link_libraries(prima_llama_common INTERFACE prima_llama_common_base prima_httplib prima_llama)
 
-add_library(prima_ggml INTERFACE)
-add_library(prima::ggml ALIAS prima_ggml)
-target_include_directories(prima_ggml SYSTEM INTERFACE ${PRIMA_LLAMA_CPP_DIR}/ggml/include)
-target_link_libraries(prima_ggml INTERFACE
-    prima_ggml_registry Threads::Threads ${CMAKE_DL_LIBS} m)
+# What ggml itself needs comes after it on the linker's line.
+target_link_libraries(prima_ggml_base INTERFACE Threads::Threads ${CMAKE_DL_LIBS} m)
 if(PRIMA_GGML_OPENMP AND prima_llama_by_gcc)
   # The runtime of the compiler that built ggml: clang's -fopenmp would bring its own, and two in one
   # process fight over the cores.
   execute_process(COMMAND ${PRIMA_LLAMA_CXX_COMPILER} -print-file-name=libgomp.so
                   OUTPUT_VARIABLE prima_libgomp OUTPUT_STRIP_TRAILING_WHITESPACE)
-  target_link_libraries(prima_ggml INTERFACE ${prima_libgomp})
+  target_link_libraries(prima_ggml_base INTERFACE ${prima_libgomp})
 elseif(PRIMA_GGML_OPENMP)
   find_package(OpenMP REQUIRED COMPONENTS CXX)
-  target_link_libraries(prima_ggml INTERFACE OpenMP::OpenMP_CXX)
+  target_link_libraries(prima_ggml_base INTERFACE OpenMP::OpenMP_CXX)
 endif()
+
+add_library(prima_ggml INTERFACE)
+add_library(prima::ggml ALIAS prima_ggml)
+target_include_directories(prima_ggml SYSTEM INTERFACE ${PRIMA_LLAMA_CPP_DIR}/ggml/include)
+target_link_libraries(prima_ggml INTERFACE prima_ggml_registry)
 if(PRIMA_GGML_CUDA)
   find_package(CUDAToolkit REQUIRED)
   prima_import_static(prima_ggml_cuda ggml/src/ggml-cuda ggml-cuda)
