@@ -137,8 +137,8 @@ target_link_libraries(prima_llama_common INTERFACE prima_llama_common_base prima
 target_link_libraries(prima_ggml_base INTERFACE Threads::Threads ${CMAKE_DL_LIBS} m)
 if(PRIMA_GGML_OPENMP AND prima_llama_by_gcc)
   # The runtime of the compiler that built ggml: clang's -fopenmp would bring its own, and two in one
-  # process fight over the cores.
-  execute_process(COMMAND ${PRIMA_LLAMA_CXX_COMPILER} -print-file-name=libgomp.so
+  # process fight over the cores. Static, so that threads_openmp.cpp can set it up before it starts.
+  execute_process(COMMAND ${PRIMA_LLAMA_CXX_COMPILER} -print-file-name=libgomp.a
                   OUTPUT_VARIABLE prima_libgomp OUTPUT_STRIP_TRAILING_WHITESPACE)
   target_link_libraries(prima_ggml_base INTERFACE ${prima_libgomp})
 elseif(PRIMA_GGML_OPENMP)
