@@ -292,6 +292,10 @@ Result<ControlMessage> from_wire(const wire::StatusReplyT& t) {
 
 }  // namespace
 
+std::string build_description() {
+  return std::string("prima ") + PRIMA_VERSION + " with ggml " + ggml_version();
+}
+
 std::vector<std::byte> encode(const ControlMessage& message) {
   wire::ControlT control;
   std::visit([&](const auto& m) { control.body.Set(to_wire(m)); }, message);
