@@ -36,13 +36,13 @@ Result<Ring::Finished> LocalRing::next(Instant) {
   if (finished_.empty()) return fail(ErrorCode::invalid_argument, "No step is in flight");
   Finished finished = std::move(finished_.front());
   finished_.pop_front();
-  if (finished_.empty()) executor_->rest();
   return finished;
 }
 
 Status LocalRing::reset(Instant) {
   finished_.clear();
   executor_->clear();
+  executor_->rest();
   return {};
 }
 

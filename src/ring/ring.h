@@ -105,8 +105,9 @@ struct RingOptions {
   std::uint32_t n_workers = 0;         // 0: this device alone
   std::vector<std::uint32_t> windows;  // layers per device and round, head first; empty: even split
   std::uint32_t rounds = 1;
-  std::uint32_t private_layers = 0;  // the first and last N layers run on the head
-  bool waves = false;                // steps in flight pass a round together (streaming devices)
+  std::uint32_t private_layers = 0;     // the first and last N layers run on the head
+  ggml_type link_type = GGML_TYPE_F32;  // of hidden states on links: F32, F16 or Q8_0
+  bool waves = false;                   // steps in flight pass a round together (streaming devices)
   std::uint32_t max_steps_in_flight = 0;  // 0: two per device
   compute::ExecutorOptions executor;      // `windows` and `is_head` are filled in by the ring
   std::string device_name;                // empty: the host's name

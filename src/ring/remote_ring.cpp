@@ -1,0 +1,377 @@
+#include "ring/remote_ring.h"
+
+#include <algorithm>
+
+#include <sodium.h>
+
+#include "base/log.h"
+
+namespace prima::ring {
+namespace {
+
+constexpr Duration kProgressInterval = std::chrono::milliseconds(200);
+
+// For a first message over each link, once every device has its layers.
+constexpr Duration kLinkTimeout = std::chrono::seconds(10);
+
+std::uint64_t random_session() {
+  std::uint64_t session = 0;
+  while (session == 0) randombytes_buf(&session, sizeof(session));
+  return session;
+}
+
+bool is_loopback(const std::string& address) {
+  return address.starts_with("127.") || address == "::1" || address == "localhost";
+}
+
+}  // namespace
+
+RemoteRing::RemoteRing(transport::Network& network, RingOptions options)
+    : network_(network), options_(std::move(options)), device_name_(options_.device_name) {}
+
+Result<std::unique_ptr<RemoteRing>> RemoteRing::form(
+    transport::Network& network, const ModelSummary& model, const RingOptions& options,
+    const ExecutorFactory& make_executor,
+    const std::function<Result<std::shared_ptr<void>>(std::uint16_t port)>& announce,
+    HeartbeatTimes times) {
+  std::unique_ptr<RemoteRing> ring(new RemoteRing(network, options));
+  // The route first: a mistake in the flags is told before anybody waits.
+  PRIMA_ASSIGN_OR_RETURN(ring->route_,
+                         make_route(model.n_layer, options.n_workers + 1, options.windows,
+                                    options.rounds, options.private_layers));
+  if (!is_link_type(options.link_type, model.n_embd)) {
+    return fail(ErrorCode::invalid_argument,
+                std::string("Hidden states can't travel as ") + ggml_type_name(options.link_type),
+                "Use f32, f16 or q8_0");
+  }
+  PRIMA_RETURN_IF_ERROR(ring->listen(times));
+  {
+    PRIMA_ASSIGN_OR_RETURN(const std::shared_ptr<void> announced, announce(ring->control_->port()));
+    PRIMA_RETURN_IF_ERROR(ring->gather());
+  }
+  PRIMA_RETURN_IF_ERROR(ring->assign(model));
+  PRIMA_RETURN_IF_ERROR(ring->load(make_executor));
+  PRIMA_RETURN_IF_ERROR(ring->link());
+  return ring;
+}
+
+Status RemoteRing::listen(HeartbeatTimes times) {
+  PRIMA_ASSIGN_OR_RETURN(listener_, network_.listen(0));
+  PRIMA_ASSIGN_OR_RETURN(auto control_listener, network_.listen(options_.port));
+  control_ =
+      std::make_unique<HeadControl>(network_, std::move(control_listener), options_.n_workers,
+                                    times, [this] { listener_->interrupt(); });
+  return {};
+}
+
+Status RemoteRing::gather() {
+  const Instant deadline = network_.clock().now() + options_.join_timeout;
+  const Status gathered = wait_until(
+      [&](Membership& members) {
+        return members.count(Member::State::waiting) == options_.n_workers;
+      },
+      FormationProgress::Stage::waiting_for_workers, deadline);
+  if (gathered || gathered.error().code != ErrorCode::deadline_exceeded) return gathered;
+  return control_->with_members([&](Membership& members) -> Status {
+    std::string what = "Only " + std::to_string(members.count(Member::State::waiting)) + " of " +
+                       std::to_string(options_.n_workers) + " workers joined";
+    if (members.last_refusal()) {
+      what += "; one was refused: " + members.last_refusal()->message();
+    }
+    return fail(ErrorCode::deadline_exceeded, what,
+                "Start `prima join` on more devices, or ask for fewer with --workers");
+  });
+}
+
+Status RemoteRing::assign(const ModelSummary& model) {
+  model_name_ = model.name;
+  shape_ = {.session = random_session(),
+            .n_devices = options_.n_workers + 1,
+            .n_hops = static_cast<std::uint32_t>(route_.hops.size()),
+            .n_embd = model.n_embd,
+            .n_ctx = options_.executor.n_ctx,
+            .max_tokens = std::min(options_.executor.max_tokens, options_.executor.n_ctx),
+            .link_type = options_.link_type};
+  max_in_flight_ =
+      options_.max_steps_in_flight > 0 ? options_.max_steps_in_flight : 2 * shape_.n_devices;
+  // Device i of the ring is the i-th waiting member.
+  std::vector<Neighbour> places{{kHead, "", listener_->port()}};
+  device_names_ = {device_name_};
+  Result<void> assigned;
+  control_->with_members([&](Membership& members) -> std::vector<Outgoing> {
+    for (const Member& member : members.members()) {
+      if (member.state != Member::State::waiting || places.size() == shape_.n_devices) continue;
+      places.push_back({static_cast<std::uint32_t>(places.size()),
+                        is_loopback(member.address) ? "" : member.address, member.data_port});
+      device_names_.push_back(member.name);
+    }
+    if (places.size() < shape_.n_devices) {
+      assigned = fail(ErrorCode::unavailable, "A worker left while the ring formed", "Try again");
+      return {};
+    }
+    const auto links = links_of(route_);
+    std::vector<Assignment> assignments;
+    for (std::uint32_t device = 1; device < shape_.n_devices; ++device) {
+      Assignment assignment;
+      assignment.session = shape_.session;
+      assignment.device = device;
+      assignment.device_names = device_names_;
+      assignment.route = route_;
+      for (const auto& [from, to] : links) {
+        if (from == device) assignment.neighbours.push_back(places[to]);
+      }
+      assignment.model_identity = model.identity;
+      assignment.model_name = model.name;
+      assignment.n_layer = model.n_layer;
+      assignment.n_embd = model.n_embd;
+      assignment.n_ctx = shape_.n_ctx;
+      assignment.max_tokens = shape_.max_tokens;
+      assignment.kv_type = options_.executor.kv_type;
+      assignment.link_type = shape_.link_type;
+      assignment.repack = options_.executor.repack;
+      assignment.waves = options_.waves;
+      assignments.push_back(std::move(assignment));
+    }
+    return members.assign(std::move(assignments));
+  });
+  PRIMA_RETURN_IF_ERROR(assigned);
+  for (const auto& [from, to] : links_of(route_)) {
+    if (from != kHead) continue;
+    const transport::Endpoint endpoint{places[to].host.empty() ? "127.0.0.1" : places[to].host,
+                                       places[to].port};
+    PRIMA_ASSIGN_OR_RETURN(links_[to], network_.connect(endpoint));
+  }
+  return {};
+}
+
+Status RemoteRing::load(const ExecutorFactory& make_executor) {
+  compute::ExecutorOptions executor = options_.executor;
+  executor.windows = windows_of(route_, kHead);
+  executor.is_head = true;
+  executor.max_tokens = shape_.max_tokens;
+  Status stopped;
+  auto made = make_executor(executor, [&](Bytes done, Bytes total) {
+    own_loaded_ = done;
+    own_to_load_ = total;
+    stopped = check();
+    if (stopped) stopped = show_progress(FormationProgress::Stage::loading);
+    return stopped.has_value();
+  });
+  PRIMA_RETURN_IF_ERROR(stopped);
+  PRIMA_ASSIGN_OR_RETURN(executor_, std::move(made));
+  node_ = std::make_unique<Node>(NodeOptions{.shape = shape_,
+                                             .route = route_,
+                                             .device = kHead,
+                                             .device_names = device_names_,
+                                             .waves = options_.waves},
+                                 *executor_, network_.clock(), std::move(links_));
+  control_->watch([this] { return node_->progress(); });
+  PRIMA_RETURN_IF_ERROR(node_->open_links());
+  executor_->rest();
+  const Status loaded =
+      wait_until([](Membership& members) { return members.all_loaded(); },
+                 FormationProgress::Stage::loading, network_.clock().now() + options_.load_timeout);
+  if (loaded || loaded.error().code != ErrorCode::deadline_exceeded) return loaded;
+  return fail(ErrorCode::deadline_exceeded, "Not all devices have loaded their layers in time",
+              "Look at what `prima join` says on them");
+}
+
+Status RemoteRing::link() {
+  const Status linked =
+      wait_until([](Membership& members) { return members.all_serving(); },
+                 FormationProgress::Stage::linking, network_.clock().now() + kLinkTimeout);
+  if (!linked && linked.error().code == ErrorCode::deadline_exceeded) {
+    return fail(ErrorCode::unavailable,
+                control_->with_members([](Membership& members) { return members.missing_links(); }),
+                "Check that a firewall lets these devices reach each other");
+  }
+  PRIMA_RETURN_IF_ERROR(linked);
+  const StatusReply status{.model_name = model_name_, .ring = describe()};
+  control_->with_members([&](Membership& members) { members.status = status; });
+  return {};
+}
+
+Status RemoteRing::wait_until(const std::function<bool(Membership&)>& done,
+                              FormationProgress::Stage stage, Instant deadline) {
+  std::size_t links_counted = 0;
+  while (true) {
+    PRIMA_RETURN_IF_ERROR(check());
+    if (control_->with_members(done)) return {};
+    PRIMA_RETURN_IF_ERROR(show_progress(stage));
+    const Instant now = network_.clock().now();
+    if (now >= deadline) return fail(ErrorCode::deadline_exceeded, "The wait took too long");
+    auto incoming = listener_->receive(std::min(deadline, now + kProgressInterval));
+    if (!incoming || !node_) continue;
+    PRIMA_RETURN_IF_ERROR(node_->accept(std::move(incoming->message)));
+    for (; links_counted < node_->open_from().size(); ++links_counted) {
+      const std::uint32_t from = node_->open_from()[links_counted];
+      control_->with_members([&](Membership& members) { members.head_heard_from(from); });
+    }
+  }
+}
+
+Status RemoteRing::show_progress(FormationProgress::Stage stage) {
+  if (!options_.progress || network_.clock().now() < next_progress_) return {};
+  next_progress_ = network_.clock().now() + kProgressInterval;
+  FormationProgress progress{.stage = stage,
+                             .workers_joined = 0,
+                             .workers_wanted = options_.n_workers,
+                             .loaded = own_loaded_,
+                             .to_load = own_to_load_,
+                             .devices = {}};
+  control_->with_members([&](Membership& members) {
+    for (const Member& member : members.members()) {
+      if (member.state == Member::State::gone) continue;
+      ++progress.workers_joined;
+      progress.loaded += member.loaded;
+      progress.to_load += member.to_load;
+      progress.devices.push_back({.name = member.name,
+                                  .address = member.address,
+                                  .state = to_string(member.state),
+                                  .windows = {},
+                                  .memory = member.memory});
+    }
+    return 0;
+  });
+  if (!options_.progress(progress)) return fail(ErrorCode::cancelled, "Cancelled");
+  return {};
+}
+
+Status RemoteRing::check() {
+  if (!failed_) failed_ = control_->failure();
+  if (failed_) return tl::unexpected<Error>(*failed_);
+  return {};
+}
+
+tl::unexpected<Error> RemoteRing::give_up(Error error) {
+  if (!failed_) failed_ = std::move(error);
+  under_way_.clear();
+  finished_.clear();
+  control_->with_members([&](Membership& members) { return members.release(failed_->what); });
+  return tl::unexpected<Error>(*failed_);
+}
+
+Status RemoteRing::work(Instant deadline) {
+  if (Status ok = check(); !ok) return give_up(std::move(ok.error()));
+  Instant wait_until = network_.clock().now();  // no wait: only look whether something has come
+  if (!node_->ready()) {
+    executor_->rest();
+    node_->set_idle(true);
+    wait_until = deadline;
+  }
+  auto incoming = listener_->receive(wait_until);
+  node_->set_idle(false);
+  Status worked;
+  if (incoming) {
+    worked = node_->accept(std::move(incoming->message));
+  } else if (node_->ready()) {
+    worked = node_->run_one();
+  }
+  while (worked) {
+    auto returned = node_->take_returned();
+    if (!returned) return {};
+    worked = finish(std::move(*returned));
+  }
+  return give_up(std::move(worked.error()));
+}
+
+Status RemoteRing::finish(Node::Returned returned) {
+  const auto entry = under_way_.find(returned.step.id);
+  if (entry == under_way_.end()) {
+    return fail(ErrorCode::corrupt, "A step came back that is not under way");
+  }
+  Finished finished{.step_id = returned.step.id, .logits = {}, .timings = {}};
+  const Instant started = network_.clock().now();
+  if (!returned.step.outputs.empty()) {
+    PRIMA_RETURN_IF_ERROR(executor_->logits(returned.hidden, finished.logits));
+  }
+  const Instant ended = network_.clock().now();
+  for (const HopRecord& record : returned.timings) {
+    const Hop& hop = route_.hops[record.hop];
+    finished.timings.hops.push_back({hop.device, hop.layers, record.waiting, record.computing});
+  }
+  finished.timings.output = ended - started;
+  finished.timings.total = ended - entry->second.submitted;
+  const double rate = entry->second.n_tokens / std::max(seconds(finished.timings.total), 1e-9);
+  under_way_.erase(entry);
+  finished_.push_back(std::move(finished));
+  control_->with_members([&](Membership& members) {
+    ++members.status.steps_finished;
+    members.status.tokens_per_second = rate;
+  });
+  return {};
+}
+
+Status RemoteRing::submit(const compute::Step& step, std::span<const std::int32_t> tokens,
+                          Instant deadline) {
+  if (Status ok = check(); !ok) return give_up(std::move(ok.error()));
+  if (under_way_.contains(step.id)) {
+    return fail(ErrorCode::invalid_argument,
+                "Step " + std::to_string(step.id) + " is under way already");
+  }
+  while (under_way_.size() >= max_in_flight_) {
+    if (network_.clock().now() >= deadline) {
+      return fail(ErrorCode::deadline_exceeded, "The ring took no step in time");
+    }
+    PRIMA_RETURN_IF_ERROR(work(deadline));
+  }
+  const Instant submitted = network_.clock().now();
+  std::vector<float> hidden;
+  PRIMA_RETURN_IF_ERROR(executor_->embed(tokens, hidden));
+  if (Status started = node_->start(step, std::move(hidden)); !started) {
+    return give_up(std::move(started.error()));
+  }
+  under_way_[step.id] = {submitted, step.n_tokens()};
+  while (node_->ready()) PRIMA_RETURN_IF_ERROR(work(network_.clock().now()));
+  return {};
+}
+
+Result<Ring::Finished> RemoteRing::next(Instant deadline) {
+  if (in_flight() == 0 && !failed_) {
+    return fail(ErrorCode::invalid_argument, "No step is in flight");
+  }
+  while (finished_.empty()) {
+    PRIMA_RETURN_IF_ERROR(work(deadline));
+    if (finished_.empty() && network_.clock().now() >= deadline) {
+      return fail(ErrorCode::deadline_exceeded, "No step was finished in time");
+    }
+  }
+  Finished finished = std::move(finished_.front());
+  finished_.pop_front();
+  return finished;
+}
+
+Status RemoteRing::reset(Instant) {
+  if (Status ok = check(); !ok) return give_up(std::move(ok.error()));
+  under_way_.clear();
+  finished_.clear();
+  node_->advance_epoch(++epoch_);
+  control_->set_epoch(epoch_);
+  executor_->rest();
+  return {};
+}
+
+RingDescription RemoteRing::describe() const {
+  RingDescription ring{.devices = {{.name = device_name_,
+                                    .address = "",
+                                    .state = "serving",
+                                    .windows = windows_of(route_, kHead),
+                                    .memory = executor_->memory()}},
+                       .rounds = options_.rounds,
+                       .max_steps_in_flight = max_in_flight_};
+  ring.devices.resize(shape_.n_devices);
+  control_->with_members([&](Membership& members) {
+    for (const Member& member : members.members()) {
+      if (member.device == kHead) continue;
+      ring.devices[member.device] = {.name = member.name,
+                                     .address = member.address,
+                                     .state = to_string(member.state),
+                                     .windows = windows_of(route_, member.device),
+                                     .memory = member.memory};
+    }
+    return 0;
+  });
+  return ring;
+}
+
+}  // namespace prima::ring

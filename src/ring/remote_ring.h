@@ -1,0 +1,102 @@
+// A ring of several devices, driven from the head.
+//
+// The caller's thread computes the head's own windows inside submit() and next(); membership and
+// heartbeats have a thread of their own (head_control.h).
+//
+// Thread-compatible.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ring/head_control.h"
+#include "ring/messages.h"
+#include "ring/node.h"
+#include "ring/ring.h"
+#include "transport/network.h"
+
+namespace prima::ring {
+
+// What all devices of a ring must agree on about the model.
+struct ModelSummary {
+  ModelIdentity identity;
+  std::string name;
+  std::uint32_t n_layer = 0;
+  std::uint32_t n_embd = 0;
+};
+
+using ExecutorFactory = std::function<Result<std::unique_ptr<compute::Executor>>(
+    const compute::ExecutorOptions&, const compute::LoadProgress&)>;
+
+class RemoteRing final : public Ring {
+ public:
+  // As form_ring(), on any network. `announce` is called with the port at which workers join; what
+  // it returns is kept until the ring has formed.
+  static Result<std::unique_ptr<RemoteRing>> form(
+      transport::Network& network, const ModelSummary& model, const RingOptions& options,
+      const ExecutorFactory& make_executor,
+      const std::function<Result<std::shared_ptr<void>>(std::uint16_t port)>& announce,
+      HeartbeatTimes times = {});
+
+  Status submit(const compute::Step& step, std::span<const std::int32_t> tokens,
+                Instant deadline) override;
+  Result<Finished> next(Instant deadline) override;
+  std::size_t in_flight() const override { return under_way_.size() + finished_.size(); }
+  Status reset(Instant deadline) override;
+  RingDescription describe() const override;
+
+ private:
+  struct UnderWay {
+    Instant submitted;
+    std::uint32_t n_tokens = 0;
+  };
+
+  RemoteRing(transport::Network& network, RingOptions options);
+
+  Status listen(HeartbeatTimes times);
+  Status gather();
+  Status assign(const ModelSummary& model);
+  Status load(const ExecutorFactory& make_executor);
+  Status link();
+
+  // Waits for news until `done` holds. Fails with deadline_exceeded, cancelled, or why the ring
+  // failed.
+  Status wait_until(const std::function<bool(Membership&)>& done, FormationProgress::Stage stage,
+                    Instant deadline);
+  Status show_progress(FormationProgress::Stage stage);
+
+  // Takes what has come and computes one hop, or waits for something to come.
+  Status work(Instant deadline);
+  Status finish(Node::Returned returned);
+  Status check();
+  tl::unexpected<Error> give_up(Error error);
+
+  transport::Network& network_;
+  const RingOptions options_;
+  std::uint32_t max_in_flight_ = 1;
+  std::string device_name_;
+  std::string model_name_;
+  SessionShape shape_;
+  Route route_;
+  std::vector<std::string> device_names_;
+  std::unique_ptr<transport::Listener> listener_;  // of data
+  std::unique_ptr<compute::Executor> executor_;
+  std::map<std::uint32_t, std::unique_ptr<transport::Link>> links_;
+  std::unique_ptr<Node> node_;
+  std::uint32_t epoch_ = 0;
+  Bytes own_loaded_ = 0;
+  Bytes own_to_load_ = 0;
+  Instant next_progress_{};
+  std::map<std::uint64_t, UnderWay> under_way_;
+  std::deque<Finished> finished_;
+  std::optional<Error> failed_;
+  std::unique_ptr<HeadControl>
+      control_;  // last: its thread looks at the node and wakes the listener
+};
+
+}  // namespace prima::ring

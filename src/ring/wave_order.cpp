@@ -1,0 +1,30 @@
+#include "ring/wave_order.h"
+
+#include <algorithm>
+
+namespace prima::ring {
+
+bool WaveOrder::may_enter(std::uint32_t round) const {
+  if (round == 0) return !closed_;
+  return std::ranges::all_of(inside_, [&](const auto& step) { return step.second + 1 >= round; });
+}
+
+void WaveOrder::entered(std::uint64_t step, std::uint32_t round) {
+  if (round < last_round_) {
+    inside_[step] = round;
+  } else {
+    inside_.erase(step);
+  }
+  if (inside_.empty()) {
+    closed_ = false;
+  } else if (round > 0) {
+    closed_ = true;
+  }
+}
+
+void WaveOrder::clear() {
+  inside_.clear();
+  closed_ = false;
+}
+
+}  // namespace prima::ring

@@ -1,0 +1,226 @@
+#include "ring/worker.h"
+
+#include <sodium.h>
+
+#include "base/log.h"
+#include "ring/node.h"
+#include "ring/worker_control.h"
+
+namespace prima::ring {
+namespace {
+
+constexpr Duration kSearchInterval = std::chrono::milliseconds(250);
+
+// The longest wait without a look around; every real event interrupts it.
+constexpr Duration kLongWait = std::chrono::seconds(10);
+
+// Only first messages of links come before an assignment does, one from each device.
+constexpr std::size_t kMaxEarlyMessages = kMaxDevices;
+
+constexpr Duration kProgressInterval = std::chrono::milliseconds(200);
+
+std::uint64_t random_id() {
+  std::uint64_t id = 0;
+  while (id == 0) randombytes_buf(&id, sizeof(id));
+  return id;
+}
+
+}  // namespace
+
+const char* to_string(WorkerStatus::State state) {
+  switch (state) {
+    case WorkerStatus::State::searching:
+      return "looking for a head";
+    case WorkerStatus::State::greeting:
+      return "greeting";
+    case WorkerStatus::State::waiting:
+      return "waiting for work";
+    case WorkerStatus::State::loading:
+      return "loading";
+    case WorkerStatus::State::linking:
+      return "linking";
+    case WorkerStatus::State::serving:
+      return "serving";
+  }
+  return "";
+}
+
+Result<std::unique_ptr<Worker>> Worker::create(transport::Network& network, WorkerOptions options) {
+  PRIMA_ASSIGN_OR_RETURN(auto listener, network.listen(0));
+  return std::unique_ptr<Worker>(new Worker(network, std::move(listener), std::move(options)));
+}
+
+Worker::Worker(transport::Network& network, std::unique_ptr<transport::Listener> listener,
+               WorkerOptions options)
+    : network_(network),
+      listener_(std::move(listener)),
+      options_(std::move(options)),
+      id_(random_id()) {}
+
+void Worker::stop() {
+  stopping_ = true;
+  listener_->interrupt();
+}
+
+void Worker::set_state(WorkerStatus::State state) {
+  status_.state = state;
+  if (options_.on_status) options_.on_status(status_);
+}
+
+void Worker::set_aside(transport::Message message) {
+  if (message.payload.size() > 0 || early_.size() >= kMaxEarlyMessages) return;
+  early_.push_back(std::move(message));
+}
+
+void Worker::run() {
+  set_state(WorkerStatus::State::searching);
+  while (!stopping_) {
+    for (const transport::Endpoint& head : options_.find_heads()) {
+      if (stopping_) break;
+      join(head);
+      set_state(WorkerStatus::State::searching);
+    }
+    if (!stopping_) {
+      if (auto incoming = listener_->receive(network_.clock().now() + kSearchInterval)) {
+        log::debug("Dropped a message from {}: there is no head", incoming->address);
+      }
+    }
+  }
+}
+
+void Worker::join(const transport::Endpoint& head) {
+  auto link = network_.connect(head);
+  if (!link) {
+    log::warn("{}", link.error().message());
+    return;
+  }
+  status_ = {.state = WorkerStatus::State::greeting,
+             .head = to_string(head),
+             .windows = {},
+             .memory = {},
+             .last_error = std::move(status_.last_error)};
+  early_.clear();
+  WorkerControl control(network_, std::move(*link),
+                        {.protocol_version = kProtocolVersion,
+                         .build = build_description(),
+                         .member = id_,
+                         .name = options_.device_name,
+                         .data_port = listener_->port()},
+                        [this] { listener_->interrupt(); });
+  while (!stopping_) {
+    const WorkerControl::State state = control.state();
+    if (state == WorkerControl::State::left) break;
+    if (const auto assignment = control.take_assignment()) {
+      const Status served = serve(*assignment, head, control);
+      if (!served && control.state() != WorkerControl::State::left) {
+        status_.last_error = served.error().message();
+        log::error("{}", served.error().message());
+        control.send(Failure{assignment->session, served.error()});
+      }
+      break;
+    }
+    if (state == WorkerControl::State::member && status_.state != WorkerStatus::State::waiting) {
+      set_state(WorkerStatus::State::waiting);
+    }
+    auto incoming = listener_->receive(network_.clock().now() + kLongWait);
+    if (incoming) set_aside(std::move(incoming->message));
+  }
+  if (const auto reason = control.reason(); reason && reason->code != ErrorCode::cancelled) {
+    const std::string message = reason->message();
+    if (message != status_.last_error && reason->code != ErrorCode::resource_exhausted) {
+      log::warn("{}: {}", to_string(head), message);
+    }
+    status_.last_error = message;
+  }
+}
+
+Result<std::unique_ptr<compute::Executor>> Worker::load(const Assignment& assignment,
+                                                        WorkerControl& control) {
+  status_.windows = windows_of(assignment.route, assignment.device);
+  set_state(WorkerStatus::State::loading);
+  Instant next_report{};
+  const auto report = [&](Bytes done, Bytes total) {
+    if (network_.clock().now() >= next_report) {
+      next_report = network_.clock().now() + kProgressInterval;
+      status_.loaded = done;
+      status_.to_load = total;
+      set_state(WorkerStatus::State::loading);
+      control.send(Loading{assignment.session, done, total});
+    }
+    return !stopping_ && control.state() != WorkerControl::State::left;
+  };
+  return options_.make_executor(assignment, report);
+}
+
+Status Worker::serve(const Assignment& assignment, const transport::Endpoint& head,
+                     WorkerControl& control) {
+  control.report(assignment.session, {});
+  PRIMA_ASSIGN_OR_RETURN(const auto executor, load(assignment, control));
+  status_.memory = executor->memory();
+  control.send(Loaded{assignment.session, status_.memory});
+
+  std::map<std::uint32_t, std::unique_ptr<transport::Link>> links;
+  for (const Neighbour& neighbour : assignment.neighbours) {
+    const transport::Endpoint endpoint{neighbour.host.empty() ? head.host : neighbour.host,
+                                       neighbour.port};
+    PRIMA_ASSIGN_OR_RETURN(links[neighbour.device], network_.connect(endpoint));
+  }
+  for (const auto& [from, to] : links_of(assignment.route)) {
+    if (from == assignment.device && !links.contains(to)) {
+      return fail(ErrorCode::corrupt,
+                  "The head named no address of " + assignment.device_names[to]);
+    }
+  }
+  NodeOptions options{
+      .shape = {.session = assignment.session,
+                .n_devices = static_cast<std::uint32_t>(assignment.device_names.size()),
+                .n_hops = static_cast<std::uint32_t>(assignment.route.hops.size()),
+                .n_embd = assignment.n_embd,
+                .n_ctx = assignment.n_ctx,
+                .max_tokens = assignment.max_tokens,
+                .link_type = assignment.link_type},
+      .route = assignment.route,
+      .device = assignment.device,
+      .device_names = assignment.device_names,
+      .waves = assignment.waves};
+  Node node(std::move(options), *executor, network_.clock(), std::move(links));
+  control.report(assignment.session, [&node] { return node.progress(); });
+  set_state(WorkerStatus::State::linking);
+  const Status ran = run_steps(assignment, node, *executor, control);
+  control.report(assignment.session, {});
+  return ran;
+}
+
+Status Worker::run_steps(const Assignment& assignment, Node& node, compute::Executor& executor,
+                         WorkerControl& control) {
+  PRIMA_RETURN_IF_ERROR(node.open_links());
+  for (transport::Message& message : early_) PRIMA_RETURN_IF_ERROR(node.accept(std::move(message)));
+  early_.clear();
+  std::size_t links_reported = 0;
+  while (!stopping_ && control.state() != WorkerControl::State::left) {
+    for (; links_reported < node.open_from().size(); ++links_reported) {
+      control.send(LinkUp{assignment.session, node.open_from()[links_reported]});
+      set_state(WorkerStatus::State::serving);
+    }
+    node.advance_epoch(control.epoch());
+    Instant wait_until = network_.clock().now();  // no wait: only look whether something has come
+    if (!node.ready()) {
+      executor.rest();
+      node.set_idle(true);
+      wait_until += kLongWait;
+    }
+    auto incoming = listener_->receive(wait_until);
+    node.set_idle(false);
+    if (incoming) {
+      PRIMA_RETURN_IF_ERROR(node.accept(std::move(incoming->message)));
+      continue;  // take all that has come before computing, so that waves see who is there
+    }
+    if (!node.ready()) continue;
+    PRIMA_RETURN_IF_ERROR(node.run_one());
+    ++status_.steps;
+    if (options_.on_status) options_.on_status(status_);
+  }
+  return {};
+}
+
+}  // namespace prima::ring

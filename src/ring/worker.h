@@ -1,0 +1,96 @@
+// What `prima join` runs: serves head after head.
+//
+//     searching --find_heads--> greeting --welcome--> waiting --assignment--> loading
+//        ^                         |                     |                       |
+//        |                         v                     v                       v
+//        +<-- refused, silent head, released, lost head, failure --------+--- linking
+//        |                                                               |       |
+//        +<--------------------------------------------------------------+--- serving
+//
+//   searching  knows no head; looks for one every kSearchInterval
+//   greeting   has said hello, awaits the welcome
+//   waiting    belongs to a head that gathers devices
+//   loading    reads its layers; heartbeats go on from the control thread
+//   linking    waits for the neighbour's first message
+//   serving    runs steps; sleeps while there are none
+//
+// stop() ends it in every state, at the next message boundary.
+//
+// run() belongs to one thread; stop() may be called from any.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "compute/executor.h"
+#include "ring/messages.h"
+#include "transport/network.h"
+
+namespace prima::ring {
+
+class WorkerControl;
+class Node;
+
+struct WorkerStatus {
+  enum class State { searching, greeting, waiting, loading, linking, serving };
+
+  State state = State::searching;
+  std::string head;  // where it is
+  std::vector<compute::LayerRange> windows;
+  Bytes loaded = 0;
+  Bytes to_load = 0;
+  compute::ExecutorMemory memory;
+  std::uint64_t steps = 0;   // hops run in this session
+  std::uint64_t tokens = 0;  // in them
+  std::string last_error;    // why the last session ended, if not because its head had finished
+};
+
+const char* to_string(WorkerStatus::State state);
+
+struct WorkerOptions {
+  std::string device_name;
+  // Heads that may be there now; called while searching.
+  std::function<std::vector<transport::Endpoint>()> find_heads;
+  // Opens the model that the assignment names and loads this device's windows of it.
+  std::function<Result<std::unique_ptr<compute::Executor>>(const Assignment&,
+                                                           const compute::LoadProgress&)>
+      make_executor;
+  // Called on every change, from the thread that runs.
+  std::function<void(const WorkerStatus&)> on_status;
+};
+
+class Worker {
+ public:
+  static Result<std::unique_ptr<Worker>> create(transport::Network& network, WorkerOptions options);
+
+  // Returns after stop().
+  void run();
+  void stop();
+
+ private:
+  Worker(transport::Network& network, std::unique_ptr<transport::Listener> listener,
+         WorkerOptions options);
+
+  void join(const transport::Endpoint& head);
+  Status serve(const Assignment& assignment, const transport::Endpoint& head,
+               WorkerControl& control);
+  Result<std::unique_ptr<compute::Executor>> load(const Assignment& assignment,
+                                                  WorkerControl& control);
+  Status run_steps(const Assignment& assignment, Node& node, compute::Executor& executor,
+                   WorkerControl& control);
+  void set_state(WorkerStatus::State state);
+  void set_aside(transport::Message message);
+
+  transport::Network& network_;
+  const std::unique_ptr<transport::Listener> listener_;  // of data; its interrupts are all news
+  const WorkerOptions options_;
+  const std::uint64_t id_;
+  WorkerStatus status_;
+  std::vector<transport::Message> early_;  // came before the assignment they belong to
+  std::atomic<bool> stopping_{false};
+};
+
+}  // namespace prima::ring
