@@ -28,15 +28,9 @@ InterruptGuard::InterruptGuard() {
   ::sigaction(SIGINT, &action, &before_);
 }
 
-InterruptGuard::~InterruptGuard() {
-  ::sigaction(SIGINT, &before_, nullptr);
-}
+InterruptGuard::~InterruptGuard() { ::sigaction(SIGINT, &before_, nullptr); }
 
-bool InterruptGuard::interrupted() const {
-  return g_interrupted;
-}
-void InterruptGuard::clear() {
-  g_interrupted = false;
-}
+bool InterruptGuard::interrupted() const { return g_interrupted; }
+void InterruptGuard::clear() { g_interrupted = false; }
 
 }  // namespace prima::cli

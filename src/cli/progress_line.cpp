@@ -8,9 +8,7 @@ namespace prima::cli {
 
 ProgressLine::ProgressLine() : is_terminal_(::isatty(STDERR_FILENO) != 0) {}
 
-ProgressLine::~ProgressLine() {
-  clear();
-}
+ProgressLine::~ProgressLine() { clear(); }
 
 void ProgressLine::show(const std::string& text) {
   if (!is_terminal_ || text == shown_) return;

@@ -7,11 +7,10 @@
 #include <CLI/CLI.hpp>
 
 #include "base/clock.h"
-#include "base/units.h"
 #include "cli/atomic_file.h"
+#include "cli/device_options.h"
 #include "cli/exit_code.h"
 #include "cli/interrupt.h"
-#include "cli/progress_line.h"
 #include "cli/run_answer.h"
 #include "cli/run_chat.h"
 #include "cli/run_options.h"
@@ -24,9 +23,6 @@
 namespace prima::cli {
 
 namespace {
-
-// Tokens of a prompt that are computed at once: enough for the kernels to work at full speed.
-constexpr std::uint32_t kStepTokens = 512;
 
 constexpr const char* kFooter =
     "Without a prompt, on a terminal: a chat. Models with a chat template answer; others, and all\n"
@@ -44,51 +40,6 @@ constexpr const char* kFooter =
     "ttft_ms, tpot_ms, prefill_tokens_per_second, decode_tokens_per_second, devices, plan (which\n"
     "device runs which layers [first, last)), memory (bytes). What was not measured is null.\n";
 
-ring::RingOptions ring_options(const RunOptions& options, std::uint32_t n_ctx) {
-  ring::RingOptions ring;
-  ring.n_workers = worker_count(options);
-  ring.windows.assign(options.windows.begin(), options.windows.end());
-  ring.rounds = static_cast<std::uint32_t>(options.rounds);
-  ring.executor.n_ctx = n_ctx;
-  ring.executor.max_tokens = std::min(kStepTokens, n_ctx);
-  ring.executor.kv_type = options.kv_type == "q8_0" ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
-  ring.executor.n_threads = static_cast<int>(options.threads);
-  return ring;
-}
-
-std::string describe(const ring::FormationProgress& progress) {
-  using Stage = ring::FormationProgress::Stage;
-  switch (progress.stage) {
-    case Stage::waiting_for_workers: {
-      std::string text =
-          "Waiting for workers (prima join): " + std::to_string(progress.workers_joined) + " of " +
-          std::to_string(progress.workers_wanted);
-      const char* separator = ": ";
-      for (const ring::DeviceDescription& device : progress.devices) {
-        if (device.address.empty()) continue;
-        text += std::exchange(separator, ", ") + device.name;
-      }
-      return text;
-    }
-    case Stage::loading:
-      return "Loading " + format_bytes(progress.loaded) + " of " + format_bytes(progress.to_load);
-    case Stage::linking:
-      return "Linking the devices";
-  }
-  return "";
-}
-
-Result<std::unique_ptr<ring::Ring>> form_ring_visibly(const model::ModelFile& model,
-                                                      ring::RingOptions options,
-                                                      const InterruptGuard& interrupt) {
-  ProgressLine line;
-  options.progress = [&](const ring::FormationProgress& progress) {
-    line.show(describe(progress));
-    return !interrupt.interrupted();
-  };
-  return ring::form_ring(model, options);
-}
-
 Result<int> run(const RunOptions& options) {
   const SystemClock clock;
   const Instant started = clock.now();
@@ -104,7 +55,8 @@ Result<int> run(const RunOptions& options) {
   // All that can be wrong is found before the weights are loaded.
   PRIMA_ASSIGN_OR_RETURN(const auto model, model::ModelFile::open(options.model));
   const std::uint32_t n_ctx_train = model.hyperparameters().n_ctx_train;
-  PRIMA_ASSIGN_OR_RETURN(const std::uint32_t n_ctx, context_size(options, model.hyperparameters()));
+  PRIMA_ASSIGN_OR_RETURN(const std::uint32_t n_ctx,
+                         context_size(options.context, model.hyperparameters()));
   PRIMA_ASSIGN_OR_RETURN(const auto tokenizer, text::Tokenizer::load(model.paths().front()));
   PRIMA_ASSIGN_OR_RETURN(const auto chat_template,
                          choose_template(options, tokenizer, interactive));
@@ -119,7 +71,7 @@ Result<int> run(const RunOptions& options) {
   }
 
   InterruptGuard interrupt;
-  const ring::RingOptions formation = ring_options(options, n_ctx);
+  const ring::RingOptions formation = ring_options(options.devices, n_ctx);
   PRIMA_ASSIGN_OR_RETURN(const auto ring, form_ring_visibly(model, formation, interrupt));
   const Duration loading = clock.now() - started;
   generate::Engine engine(*ring, {.n_ctx = n_ctx, .max_tokens = formation.executor.max_tokens},

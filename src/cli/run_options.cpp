@@ -11,13 +11,6 @@ namespace prima::cli {
 
 namespace {
 
-// What most conversations need; a model's whole context may take many gigabytes.
-constexpr std::uint32_t kDefaultContext = 4096;
-
-constexpr std::int64_t kMaxThreads = 1024;
-constexpr std::int64_t kMaxWorkers = 64;
-constexpr std::int64_t kMaxRounds = 64;
-
 void add_prompt_options(CLI::App& command, RunOptions& options) {
   const char* group = "Prompt";
   auto* prompt = command.add_option("-p,--prompt", options.prompt, "The prompt");
@@ -84,23 +77,6 @@ void add_sampler_options(CLI::App& command, RunOptions& options) {
   for (auto* option : {seed, grammar, schema}) option->group("Sampling");
 }
 
-void add_device_options(CLI::App& command, RunOptions& options) {
-  auto* threads =
-      command.add_option("--threads", options.threads, "Threads; 0: one per physical core");
-  auto* kv = command.add_option("--kv-type", options.kv_type,
-                                "Keys and values are kept as f16 or, in half the memory, q8_0");
-  auto* workers = command.add_option("--workers", options.workers,
-                                     "Wait for this many devices that run \"prima join\"");
-  auto* windows = command.add_option("--windows", options.windows,
-                                     "Layers of each device in a round, this one first, such as "
-                                     "4,4,14; 0 leaves a device out (an even split)");
-  windows->delimiter(',');
-  auto* rounds = command.add_option("--rounds", options.rounds,
-                                    "Rounds a token makes; the windows repeat in each");
-  rounds->capture_default_str();
-  for (auto* option : {threads, kv, workers, windows, rounds}) option->group("Devices");
-}
-
 Status bad(std::string what, std::string remedy) {
   return fail(ErrorCode::invalid_argument, std::move(what), std::move(remedy));
 }
@@ -114,7 +90,7 @@ void add_run_options(CLI::App& command, RunOptions& options) {
   add_prompt_options(command, options);
   add_answer_options(command, options);
   add_sampler_options(command, options);
-  add_device_options(command, options);
+  add_device_options(command, options.devices);
 }
 
 Status check(const RunOptions& options) {
@@ -129,17 +105,6 @@ Status check(const RunOptions& options) {
     return bad("-n " + std::to_string(*options.max_tokens) + " is more than any context",
                "Leave -n out to go on until the model ends");
   }
-  if (options.context && *options.context < 1) {
-    return bad("-c " + std::to_string(*options.context) + " is no context",
-               "Give the number of tokens of prompt and answer together");
-  }
-  if (options.threads < 0 || options.threads > kMaxThreads) {
-    return bad("--threads " + std::to_string(options.threads) + " cannot be",
-               "Give 1 to " + std::to_string(kMaxThreads) + ", or 0 for one per physical core");
-  }
-  if (options.kv_type != "f16" && options.kv_type != "q8_0") {
-    return bad("--kv-type " + options.kv_type + " is not known", "Give f16 or q8_0");
-  }
   for (const std::string& stop : options.stops) {
     if (stop.empty()) return bad("--stop \"\" would end every answer", "Give a text");
   }
@@ -153,43 +118,7 @@ Status check(const RunOptions& options) {
   if (options.grammar_file && options.json_schema_file) {
     return bad("--grammar and --json-schema both say what the answer obeys", "Use one of them");
   }
-  if (options.workers && (*options.workers < 0 || *options.workers > kMaxWorkers)) {
-    return bad("--workers " + std::to_string(*options.workers) + " cannot be",
-               "Give 0 to " + std::to_string(kMaxWorkers));
-  }
-  if (options.rounds < 1 || options.rounds > kMaxRounds) {
-    return bad("--rounds " + std::to_string(options.rounds) + " cannot be",
-               "Give 1 to " + std::to_string(kMaxRounds));
-  }
-  for (const std::int64_t window : options.windows) {
-    if (window < 0 || window > std::numeric_limits<std::int32_t>::max()) {
-      return bad("--windows: " + std::to_string(window) + " is no number of layers",
-                 "Give 0 or more for each device");
-    }
-  }
-  if (options.workers && !options.windows.empty() &&
-      options.windows.size() != static_cast<std::size_t>(*options.workers) + 1) {
-    return bad("--windows names " + std::to_string(options.windows.size()) +
-                   " devices, but there are " + std::to_string(*options.workers + 1),
-               "Give one number for this device and one for each worker");
-  }
-  return {};
-}
-
-std::uint32_t worker_count(const RunOptions& options) {
-  if (options.workers) return static_cast<std::uint32_t>(*options.workers);
-  return options.windows.empty() ? 0 : static_cast<std::uint32_t>(options.windows.size() - 1);
-}
-
-Result<std::uint32_t> context_size(const RunOptions& options, const model::Hyperparameters& model) {
-  if (!options.context) return std::min(kDefaultContext, model.n_ctx_train);
-  if (*options.context > model.n_ctx_train) {
-    return fail(ErrorCode::invalid_argument,
-                "-c " + std::to_string(*options.context) + " is more than the " +
-                    std::to_string(model.n_ctx_train) + " tokens this model was trained for",
-                "Give at most " + std::to_string(model.n_ctx_train));
-  }
-  return static_cast<std::uint32_t>(*options.context);
+  return check(options.devices);
 }
 
 Result<text::SamplerOptions> sampler_options(const RunOptions& options) {

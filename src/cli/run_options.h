@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "model/hyperparameters.h"
+#include "cli/device_options.h"
 #include "text/sampler.h"
 
 namespace CLI {
@@ -31,8 +31,6 @@ struct RunOptions {
 
   std::optional<std::int64_t> max_tokens;
   std::optional<std::int64_t> context;
-  std::string kv_type = "f16";
-  std::int64_t threads = 0;
   std::vector<std::string> stops;
   bool ignore_end = false;
 
@@ -41,9 +39,7 @@ struct RunOptions {
   std::optional<std::filesystem::path> grammar_file;
   std::optional<std::filesystem::path> json_schema_file;
 
-  std::optional<std::int64_t> workers;
-  std::vector<std::int64_t> windows;
-  std::int64_t rounds = 1;
+  DeviceOptions devices;
 
   std::optional<std::filesystem::path> json;
 };
@@ -52,13 +48,6 @@ void add_run_options(CLI::App& command, RunOptions& options);
 
 // What needs no model to be found wrong. Fails with invalid_argument.
 Status check(const RunOptions& options);
-
-// Workers asked for, or as many as --windows names.
-std::uint32_t worker_count(const RunOptions& options);
-
-// KV cells: what was asked for, or 4096, or all that the model was trained for. Fails with
-// invalid_argument beyond that.
-Result<std::uint32_t> context_size(const RunOptions& options, const model::Hyperparameters& model);
 
 // With grammar and seed; a random one if none was given. Fails with invalid_argument or io.
 Result<text::SamplerOptions> sampler_options(const RunOptions& options);

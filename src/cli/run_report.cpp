@@ -49,9 +49,7 @@ ordered_json to_json(const std::vector<compute::LayerRange>& windows) {
 }
 
 // null instead of a figure that was not measured.
-ordered_json measured(double value) {
-  return value > 0.0 ? ordered_json(value) : ordered_json();
-}
+ordered_json measured(double value) { return value > 0.0 ? ordered_json(value) : ordered_json(); }
 
 }  // namespace
 

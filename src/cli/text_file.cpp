@@ -50,8 +50,6 @@ Result<std::string> read_text_file(const std::filesystem::path& path) {
   return read_all(file.get(), path.string());
 }
 
-Result<std::string> read_standard_input() {
-  return read_all(stdin, "standard input");
-}
+Result<std::string> read_standard_input() { return read_all(stdin, "standard input"); }
 
 }  // namespace prima::cli

@@ -143,16 +143,11 @@ void forget_all(Engine& engine, Sequence& sequence) {
 
 const char* to_string(FinishReason reason) {
   switch (reason) {
-    case FinishReason::end:
-      return "end";
-    case FinishReason::stop_string:
-      return "stop_string";
-    case FinishReason::max_tokens:
-      return "max_tokens";
-    case FinishReason::context_full:
-      return "context_full";
-    case FinishReason::cancelled:
-      return "cancelled";
+    case FinishReason::end: return "end";
+    case FinishReason::stop_string: return "stop_string";
+    case FinishReason::max_tokens: return "max_tokens";
+    case FinishReason::context_full: return "context_full";
+    case FinishReason::cancelled: return "cancelled";
   }
   return "unknown";
 }

@@ -49,11 +49,7 @@ void route_llama_log() {
   });
 }
 
-CapturedLlamaErrors::CapturedLlamaErrors() {
-  t_captured = this;
-}
-CapturedLlamaErrors::~CapturedLlamaErrors() {
-  t_captured = nullptr;
-}
+CapturedLlamaErrors::CapturedLlamaErrors() { t_captured = this; }
+CapturedLlamaErrors::~CapturedLlamaErrors() { t_captured = nullptr; }
 
 }  // namespace prima::text

@@ -67,9 +67,7 @@ bool has_penalties(const SamplerOptions& options) {
 
 }  // namespace
 
-void Sampler::FreeSampler::operator()(llama_sampler* sampler) const {
-  llama_sampler_free(sampler);
-}
+void Sampler::FreeSampler::operator()(llama_sampler* sampler) const { llama_sampler_free(sampler); }
 
 Sampler::Sampler() = default;
 Sampler::Sampler(Sampler&&) noexcept = default;

@@ -17,9 +17,7 @@ constexpr Bytes kMaxTextBytes = kGiB;
 
 }  // namespace
 
-void Tokenizer::FreeModel::operator()(llama_model* model) const {
-  llama_model_free(model);
-}
+void Tokenizer::FreeModel::operator()(llama_model* model) const { llama_model_free(model); }
 
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
@@ -46,9 +44,7 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& path) {
   return tokenizer;
 }
 
-std::int32_t Tokenizer::n_vocab() const {
-  return llama_vocab_n_tokens(vocab_);
-}
+std::int32_t Tokenizer::n_vocab() const { return llama_vocab_n_tokens(vocab_); }
 
 Result<std::vector<Token>> Tokenizer::tokenize(std::string_view text, bool add_special,
                                                SpecialTokens special) const {
@@ -103,14 +99,8 @@ std::string Tokenizer::detokenize(std::span<const Token> tokens, bool render_spe
 bool Tokenizer::is_end_of_generation(Token token) const {
   return llama_vocab_is_eog(vocab_, token);
 }
-bool Tokenizer::adds_bos() const {
-  return llama_vocab_get_add_bos(vocab_);
-}
-Token Tokenizer::bos() const {
-  return llama_vocab_bos(vocab_);
-}
-Token Tokenizer::eos() const {
-  return llama_vocab_eos(vocab_);
-}
+bool Tokenizer::adds_bos() const { return llama_vocab_get_add_bos(vocab_); }
+Token Tokenizer::bos() const { return llama_vocab_bos(vocab_); }
+Token Tokenizer::eos() const { return llama_vocab_eos(vocab_); }
 
 }  // namespace prima::text

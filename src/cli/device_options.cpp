@@ -1,0 +1,146 @@
+#include "cli/device_options.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include <CLI/CLI.hpp>
+
+#include "base/units.h"
+#include "cli/progress_line.h"
+
+namespace prima::cli {
+
+namespace {
+
+// What most conversations need; a model's whole context may take many gigabytes.
+constexpr std::uint32_t kDefaultContext = 4096;
+
+// Tokens of a prompt that are computed at once: enough for the kernels to work at full speed.
+constexpr std::uint32_t kStepTokens = 512;
+
+// Beyond these a number is a slip of the keyboard.
+constexpr std::int64_t kMaxThreads = 1024;
+constexpr std::int64_t kMaxWorkers = 64;
+constexpr std::int64_t kMaxRounds = 64;
+
+Status bad(std::string what, std::string remedy) {
+  return fail(ErrorCode::invalid_argument, std::move(what), std::move(remedy));
+}
+
+std::uint32_t worker_count(const DeviceOptions& options) {
+  if (options.workers) return static_cast<std::uint32_t>(*options.workers);
+  return options.windows.empty() ? 0 : static_cast<std::uint32_t>(options.windows.size() - 1);
+}
+
+std::string describe(const ring::FormationProgress& progress) {
+  using Stage = ring::FormationProgress::Stage;
+  switch (progress.stage) {
+    case Stage::waiting_for_workers: {
+      std::string text =
+          "Waiting for workers (prima join): " + std::to_string(progress.workers_joined) + " of " +
+          std::to_string(progress.workers_wanted);
+      const char* separator = ": ";
+      for (const ring::DeviceDescription& device : progress.devices) {
+        if (device.address.empty()) continue;  // this device
+        text += std::exchange(separator, ", ") + device.name;
+      }
+      return text;
+    }
+    case Stage::loading:
+      return "Loading " + format_bytes(progress.loaded) + " of " + format_bytes(progress.to_load);
+    case Stage::linking: return "Linking the devices";
+  }
+  return "";
+}
+
+}  // namespace
+
+void add_device_options(CLI::App& command, DeviceOptions& options) {
+  auto* threads =
+      command.add_option("--threads", options.threads, "Threads; 0: one per physical core");
+  auto* kv = command.add_option("--kv-type", options.kv_type,
+                                "Keys and values are kept as f16 or, in half the memory, q8_0");
+  auto* workers = command.add_option("--workers", options.workers,
+                                     "Wait for this many devices that run \"prima join\"");
+  auto* windows = command.add_option("--windows", options.windows,
+                                     "Layers of each device in a round, this one first, such as "
+                                     "4,4,14; 0 leaves a device out (an even split)");
+  windows->delimiter(',');
+  auto* rounds = command.add_option("--rounds", options.rounds,
+                                    "Rounds a token makes; the windows repeat in each");
+  for (auto* option : {threads, kv, rounds}) option->capture_default_str();
+  for (auto* option : {threads, kv, workers, windows, rounds}) option->group("Devices");
+}
+
+Status check(const DeviceOptions& options) {
+  if (options.threads < 0 || options.threads > kMaxThreads) {
+    return bad("--threads " + std::to_string(options.threads) + " cannot be",
+               "Give 1 to " + std::to_string(kMaxThreads) + ", or 0 for one per physical core");
+  }
+  if (options.kv_type != "f16" && options.kv_type != "q8_0") {
+    return bad("--kv-type " + options.kv_type + " is not known", "Give f16 or q8_0");
+  }
+  if (options.workers && (*options.workers < 0 || *options.workers > kMaxWorkers)) {
+    return bad("--workers " + std::to_string(*options.workers) + " cannot be",
+               "Give 0 to " + std::to_string(kMaxWorkers));
+  }
+  if (options.rounds < 1 || options.rounds > kMaxRounds) {
+    return bad("--rounds " + std::to_string(options.rounds) + " cannot be",
+               "Give 1 to " + std::to_string(kMaxRounds));
+  }
+  for (const std::int64_t window : options.windows) {
+    if (window < 0 || window > std::numeric_limits<std::int32_t>::max()) {
+      return bad("--windows: " + std::to_string(window) + " is no number of layers",
+                 "Give 0 or more for each device");
+    }
+  }
+  if (options.workers && !options.windows.empty() &&
+      options.windows.size() != static_cast<std::size_t>(*options.workers) + 1) {
+    return bad("--windows names " + std::to_string(options.windows.size()) +
+                   " devices, but there are " + std::to_string(*options.workers + 1),
+               "Give one number for this device and one for each worker");
+  }
+  return {};
+}
+
+Result<std::uint32_t> context_size(std::optional<std::int64_t> asked,
+                                   const model::Hyperparameters& model) {
+  if (!asked) return std::min(kDefaultContext, model.n_ctx_train);
+  if (*asked < 1) {
+    return fail(ErrorCode::invalid_argument, "-c " + std::to_string(*asked) + " is no context",
+                "Give the number of tokens of prompt and answer together");
+  }
+  if (*asked > model.n_ctx_train) {
+    return fail(ErrorCode::invalid_argument,
+                "-c " + std::to_string(*asked) + " is more than the " +
+                    std::to_string(model.n_ctx_train) + " tokens this model was trained for",
+                "Give at most " + std::to_string(model.n_ctx_train));
+  }
+  return static_cast<std::uint32_t>(*asked);
+}
+
+ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx) {
+  ring::RingOptions ring;
+  ring.n_workers = worker_count(options);
+  ring.windows.assign(options.windows.begin(), options.windows.end());
+  ring.rounds = static_cast<std::uint32_t>(options.rounds);
+  ring.executor.n_ctx = n_ctx;
+  ring.executor.max_tokens = std::min(kStepTokens, n_ctx);
+  ring.executor.kv_type = options.kv_type == "q8_0" ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
+  ring.executor.n_threads = static_cast<int>(options.threads);
+  return ring;
+}
+
+Result<std::unique_ptr<ring::Ring>> form_ring_visibly(const model::ModelFile& model,
+                                                      ring::RingOptions options,
+                                                      const InterruptGuard& interrupt) {
+  ProgressLine line;
+  options.progress = [&](const ring::FormationProgress& progress) {
+    line.show(describe(progress));
+    return !interrupt.interrupted();
+  };
+  return ring::form_ring(model, options);
+}
+
+}  // namespace prima::cli

@@ -1,0 +1,48 @@
+// With which devices a command works, how large its context is, and the forming of the ring.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "cli/interrupt.h"
+#include "model/hyperparameters.h"
+#include "model/model_file.h"
+#include "ring/ring.h"
+
+namespace CLI {
+class App;
+}
+
+namespace prima::cli {
+
+struct DeviceOptions {
+  std::int64_t threads = 0;  // 0: one per physical core
+  std::string kv_type = "f16";
+  std::optional<std::int64_t> workers;
+  std::vector<std::int64_t> windows;
+  std::int64_t rounds = 1;
+};
+
+void add_device_options(CLI::App& command, DeviceOptions& options);
+
+// What needs no model to be found wrong. Fails with invalid_argument.
+Status check(const DeviceOptions& options);
+
+// KV cells: what was asked for; else 4096, or all that the model was trained for if that is less.
+// Fails with invalid_argument beyond that.
+Result<std::uint32_t> context_size(std::optional<std::int64_t> asked,
+                                   const model::Hyperparameters& model);
+
+// REQUIRES: check(options).
+ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx);
+
+// ring::form_ring, with its progress on the terminal; Ctrl-C cancels.
+Result<std::unique_ptr<ring::Ring>> form_ring_visibly(const model::ModelFile& model,
+                                                      ring::RingOptions options,
+                                                      const InterruptGuard& interrupt);
+
+}  // namespace prima::cli
