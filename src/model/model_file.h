@@ -12,7 +12,6 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -36,14 +35,6 @@ struct TensorInfo {
   std::uint32_t file = 0;                         // index into ModelFile::paths()
   ByteRange bytes;                                // in that file
 };
-
-// "Q4_K".
-std::string type_name(ggml_type type);
-
-// llama.cpp's number for a mixture of types (general.file_type) and its name, "Q4_K_M"; empty and
-// nullopt for those it does not have.
-std::string_view mixture_name(std::uint32_t file_type);
-std::optional<std::uint32_t> file_type_of_mixture(std::string_view name);
 
 class ModelFile {
  public:

@@ -229,6 +229,24 @@ Status check_special_tokens(const Checked& model, std::string_view kind, std::si
   return {};
 }
 
+// llama.cpp looks these up by name in models that are called Phi 3, and throws where one is
+// missing.
+Status check_phi3_tokens(const Checked& model, const TokenIds& ids) {
+  const std::string* name = model.metadata.find_string("general.name");
+  if (name == nullptr) return {};
+  std::string lower = *name;
+  for (char& c : lower) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  if (lower.find("phi-3") == std::string::npos && lower.find("phi3") == std::string::npos) {
+    return {};
+  }
+  for (const char* token : {"</s>", "<unk>", "<s>", "<|endoftext|>"}) {
+    if (ids.contains(token)) continue;
+    return model.corrupt(kTokens,
+                         fmt::format("has no {}, though the model is called Phi 3", token));
+  }
+  return {};
+}
+
 }  // namespace
 
 Status check_tokenizer(std::string_view file_name, const Metadata& metadata) {
@@ -252,6 +270,7 @@ Status check_tokenizer(std::string_view file_name, const Metadata& metadata) {
   PRIMA_ASSIGN_OR_RETURN(const auto ids, check_distinct(model, *tokens));
   PRIMA_RETURN_IF_ERROR(check_byte_tokens(model, *tokens));
   if (is_spm) PRIMA_RETURN_IF_ERROR(check_every_byte_has_a_token(model, ids));
+  PRIMA_RETURN_IF_ERROR(check_phi3_tokens(model, ids));
   return check_special_tokens(model, *kind, tokens->size());
 }
 
