@@ -44,7 +44,6 @@ std::string command_line(const CLI::App& app) {
 
 int run(int argc, char** argv) {
   CLI::App app{kDescription, "prima"};
-  app.footer(kExamples);
   app.set_version_flag("--version", "prima " PRIMA_VERSION);
   bool verbose = false;
   app.add_flag("-v,--verbose", verbose, "Say what happens, on standard error");
@@ -56,6 +55,7 @@ int run(int argc, char** argv) {
   int exit_code = prima::cli::kSuccess;
   prima::cli::add_commands(app, exit_code);
   let_options_fall_through(app);
+  app.footer(kExamples);  // not before: subcommands without a footer would inherit it
   app.require_subcommand(0, 1);
   try {
     app.parse(argc, argv);
