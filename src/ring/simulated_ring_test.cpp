@@ -1,12 +1,12 @@
 // The whole ring in one process under simulated time: same results for every split, and overlap.
-#include "ring/simulated_ring.h"
+#include "ring/test_ring.h"
 
 #include <random>
 
 #include <gtest/gtest.h>
 
 #include "ring/local_ring.h"
-#include "ring/ring_driver.h"
+#include "ring/test_driver.h"
 
 namespace prima::ring {
 namespace {

@@ -29,18 +29,12 @@ std::uint64_t random_id() {
 
 const char* to_string(WorkerStatus::State state) {
   switch (state) {
-    case WorkerStatus::State::searching:
-      return "looking for a head";
-    case WorkerStatus::State::greeting:
-      return "greeting";
-    case WorkerStatus::State::waiting:
-      return "waiting for work";
-    case WorkerStatus::State::loading:
-      return "loading";
-    case WorkerStatus::State::linking:
-      return "linking";
-    case WorkerStatus::State::serving:
-      return "serving";
+    case WorkerStatus::State::searching: return "looking for a head";
+    case WorkerStatus::State::greeting: return "greeting";
+    case WorkerStatus::State::waiting: return "waiting for work";
+    case WorkerStatus::State::loading: return "loading";
+    case WorkerStatus::State::linking: return "linking";
+    case WorkerStatus::State::serving: return "serving";
   }
   return "";
 }
@@ -217,7 +211,7 @@ Status Worker::run_steps(const Assignment& assignment, Node& node, compute::Exec
     }
     if (!node.ready()) continue;
     PRIMA_RETURN_IF_ERROR(node.run_one());
-    ++status_.steps;
+    status_.tokens = node.tokens();
     if (options_.on_status) options_.on_status(status_);
   }
   return {};
