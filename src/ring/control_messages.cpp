@@ -23,9 +23,7 @@ tl::unexpected<Error> malformed(const std::string& what) {
 
 // ---- To the wire ----
 
-wire::LayerRange to_wire(compute::LayerRange range) {
-  return {range.first, range.last};
-}
+wire::LayerRange to_wire(compute::LayerRange range) { return {range.first, range.last}; }
 wire::Memory to_wire(const compute::ExecutorMemory& memory) {
   return {memory.weights, memory.kv_cache, memory.compute_buffers};
 }
@@ -320,32 +318,19 @@ Result<ControlMessage> decode_control(std::span<const std::byte> bytes) {
   wire::ControlT control;
   flatbuffers::GetRoot<wire::Control>(data)->UnPackTo(&control);
   switch (control.body.type) {
-    case wire::ControlBody::Hello:
-      return from_wire(*control.body.AsHello());
-    case wire::ControlBody::Welcome:
-      return from_wire(*control.body.AsWelcome());
-    case wire::ControlBody::Refusal:
-      return from_wire(*control.body.AsRefusal());
-    case wire::ControlBody::Assignment:
-      return from_wire(*control.body.AsAssignment());
-    case wire::ControlBody::Loading:
-      return from_wire(*control.body.AsLoading());
-    case wire::ControlBody::Loaded:
-      return from_wire(*control.body.AsLoaded());
-    case wire::ControlBody::LinkUp:
-      return from_wire(*control.body.AsLinkUp());
-    case wire::ControlBody::Heartbeat:
-      return from_wire(*control.body.AsHeartbeat());
-    case wire::ControlBody::Release:
-      return from_wire(*control.body.AsRelease());
-    case wire::ControlBody::Failure:
-      return from_wire(*control.body.AsFailure());
-    case wire::ControlBody::StatusRequest:
-      return from_wire(*control.body.AsStatusRequest());
-    case wire::ControlBody::StatusReply:
-      return from_wire(*control.body.AsStatusReply());
-    case wire::ControlBody::NONE:
-      break;
+    case wire::ControlBody::Hello: return from_wire(*control.body.AsHello());
+    case wire::ControlBody::Welcome: return from_wire(*control.body.AsWelcome());
+    case wire::ControlBody::Refusal: return from_wire(*control.body.AsRefusal());
+    case wire::ControlBody::Assignment: return from_wire(*control.body.AsAssignment());
+    case wire::ControlBody::Loading: return from_wire(*control.body.AsLoading());
+    case wire::ControlBody::Loaded: return from_wire(*control.body.AsLoaded());
+    case wire::ControlBody::LinkUp: return from_wire(*control.body.AsLinkUp());
+    case wire::ControlBody::Heartbeat: return from_wire(*control.body.AsHeartbeat());
+    case wire::ControlBody::Release: return from_wire(*control.body.AsRelease());
+    case wire::ControlBody::Failure: return from_wire(*control.body.AsFailure());
+    case wire::ControlBody::StatusRequest: return from_wire(*control.body.AsStatusRequest());
+    case wire::ControlBody::StatusReply: return from_wire(*control.body.AsStatusReply());
+    case wire::ControlBody::NONE: break;
   }
   return malformed("its kind is unknown");
 }

@@ -20,14 +20,10 @@ LinkCount count_of(const std::map<std::uint32_t, LinkCount>& counts, std::uint32
 
 const char* to_string(Member::State state) {
   switch (state) {
-    case Member::State::waiting:
-      return "waiting";
-    case Member::State::preparing:
-      return "loading";
-    case Member::State::serving:
-      return "serving";
-    case Member::State::gone:
-      return "gone";
+    case Member::State::waiting: return "waiting";
+    case Member::State::preparing: return "loading";
+    case Member::State::serving: return "serving";
+    case Member::State::gone: return "gone";
   }
   return "";
 }

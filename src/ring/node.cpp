@@ -161,6 +161,7 @@ Status Node::run_one() {
   const Instant started = clock_.now();
   if (queued.hop == first_hop_here_) {
     PRIMA_RETURN_IF_ERROR(executor_.begin(queued.step));
+    tokens_ += queued.step.n_tokens();
     if (first_hop_here_ != last_hop_here_) begun_[queued.step.id] = queued.step;
   }
   if (queued.hop == last_hop_here_) begun_.erase(queued.step.id);

@@ -87,6 +87,9 @@ class Node {
   // Devices whose links to this one are open.
   const std::vector<std::uint32_t>& open_from() const { return open_from_; }
 
+  // Of all steps begun here.
+  std::uint64_t tokens() const { return tokens_; }
+
   void set_idle(bool idle);
   NodeProgress progress() const;
 
@@ -121,6 +124,7 @@ class Node {
   std::optional<WaveOrder> waves_;                // only at the way's first device
   std::vector<std::uint32_t> passes_;             // by hop, for the waves
   std::vector<std::uint32_t> open_from_;
+  std::uint64_t tokens_ = 0;
 
   mutable std::mutex progress_mutex_;
   NodeProgress progress_;

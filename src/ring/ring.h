@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -111,12 +112,16 @@ struct RingOptions {
   std::uint32_t max_steps_in_flight = 0;  // 0: two per device
   compute::ExecutorOptions executor;      // `windows` and `is_head` are filled in by the ring
   std::string device_name;                // empty: the host's name
+  std::filesystem::path key_file;         // empty: the user's own
   std::uint16_t port = 0;                 // workers join here; 0: any free one
   Duration join_timeout = std::chrono::seconds(60);  // for all workers to appear
   Duration load_timeout = std::chrono::minutes(30);  // for all to have their layers in memory
   // Called now and then while the ring forms; returning false cancels.
   std::function<bool(const FormationProgress&)> progress;
 };
+
+// This device's name on its network.
+std::string host_name();
 
 // Waits for the workers, gives each its layers, loads this device's own. The model must outlive the
 // ring. Fails with deadline_exceeded (too few workers), invalid_argument (windows that do not cover

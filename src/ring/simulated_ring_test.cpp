@@ -1,12 +1,11 @@
 // The whole ring in one process under simulated time: same results for every split, and overlap.
-#include "ring/simulated_ring.h"
-
 #include <random>
 
 #include <gtest/gtest.h>
 
 #include "ring/local_ring.h"
-#include "ring/ring_driver.h"
+#include "ring/test_driver.h"
+#include "ring/test_ring.h"
 
 namespace prima::ring {
 namespace {
@@ -94,6 +93,101 @@ TEST(SimulatedRing, GivesTheSameResultsForEverySplit) {
         EXPECT_EQ(*result, expected) << "seed " << seed;
       }
     });
+  }
+}
+
+// Devices that take 10 ms for each hop of a step of up to 4 tokens, on links of 0.1 ms.
+SimulatedRingOptions timed_ring(std::uint32_t n_devices) {
+  SimulatedRingOptions options;
+  options.n_layer = 4 * n_devices;
+  options.ring = fake_ring_options(n_devices - 1);
+  options.cost = [](std::uint32_t, compute::LayerRange, std::uint32_t) { return milliseconds(10); };
+  return options;
+}
+
+TEST(SimulatedRing, ComputesMicroBatchesOfAPromptOnAllDevicesAtOnce) {
+  SimulatedWorld world;
+  world.run([&] {
+    SimulatedWorkers workers(world, timed_ring(4));
+    const auto ring = workers.form().value();
+    const Instant started = world.clock().now();
+    const DriverSequence prompt{.prompt = std::vector<std::int32_t>(8 * 4, 5), .n_decode = 1};
+    ASSERT_TRUE(RingDriver(*ring, world.clock()).generate({prompt}));
+    const double ideal = (8 + 4 - 1) * 0.010;  // the last of 8 leaves the last of 4 devices
+    EXPECT_LE(seconds(world.clock().now() - started), 1.1 * ideal);
+  });
+}
+
+TEST(SimulatedRing, GeneratesSequencesSideBySide) {
+  const auto tokens_per_second = [](std::size_t n_sequences) {
+    double rate = 0;
+    SimulatedWorld world;
+    world.run([&] {
+      SimulatedWorkers workers(world, timed_ring(4));
+      const auto ring = workers.form().value();
+      const Instant started = world.clock().now();
+      const DriverSequence sequence{.prompt = {1, 2, 3}, .n_decode = 50};
+      ASSERT_TRUE(RingDriver(*ring, world.clock())
+                      .generate(std::vector<DriverSequence>(n_sequences, sequence)));
+      rate = static_cast<double>(50 * n_sequences) / seconds(world.clock().now() - started);
+    });
+    return rate;
+  };
+  EXPECT_GE(tokens_per_second(4), 3.6 * tokens_per_second(1));
+}
+
+TEST(SimulatedRing, TellsWhereAStepSpentItsTime) {
+  SimulatedWorld world;
+  world.run([&] {
+    SimulatedWorkers workers(world, timed_ring(3));
+    const auto ring = workers.form().value();
+    RingDriver driver(*ring, world.clock());
+    ASSERT_TRUE(driver.generate({{.prompt = {1}, .n_decode = 3}}));
+    const StepTimings& timings = driver.last_timings;
+    ASSERT_EQ(timings.hops.size(), 3u);
+    for (std::uint32_t i = 0; i < 3; ++i) {
+      EXPECT_EQ(timings.hops[i].device, i);
+      EXPECT_EQ(timings.hops[i].computing, milliseconds(10));
+      EXPECT_EQ(timings.hops[i].layers, (compute::LayerRange{4 * i, 4 * i + 4}));
+    }
+    EXPECT_GE(timings.travelling(), microseconds(300));  // three links of 0.1 ms
+    EXPECT_LE(timings.travelling(), milliseconds(1));
+    EXPECT_EQ(ring->describe().devices[2].name, "worker2");
+  });
+}
+
+// The prompt as numbers of so many bytes each, as it would look in a message.
+std::string as_bytes(const std::vector<std::int32_t>& tokens, std::size_t width) {
+  std::string bytes;
+  for (const std::int32_t token : tokens) {
+    std::string number(width, '\0');
+    number[0] = static_cast<char>(token);
+    bytes += number;
+  }
+  return bytes;
+}
+
+TEST(SimulatedRing, SendsWorkersNoTokens) {
+  const std::vector<std::int32_t> prompt{17, 29, 5, 23, 11, 2, 30, 8};
+  std::string received;
+  SimulatedWorld world;
+  world.run([&] {
+    SimulatedWorkers workers(world, timed_ring(3));
+    world.set_all_links({.tamper = [&](transport::Message message) {
+      received.append(reinterpret_cast<const char*>(message.header.data()), message.header.size());
+      std::vector<std::byte> payload(message.payload.size());
+      message.payload.copy_to(payload);
+      received.append(reinterpret_cast<const char*>(payload.data()), payload.size());
+      return std::vector{std::move(message)};
+    }});
+    const auto ring = workers.form().value();
+    RingDriver driver(*ring, world.clock(), {.micro_batch = 8});
+    ASSERT_TRUE(driver.generate({{.prompt = prompt, .n_decode = 4}}));
+  });
+  // Positions travel, so a sequence of numbers would be found.
+  EXPECT_NE(received.find(as_bytes({0, 1, 2, 3, 4, 5, 6, 7}, 4)), std::string::npos);
+  for (const std::size_t width : {1, 2, 4, 8}) {
+    EXPECT_EQ(received.find(as_bytes(prompt, width)), std::string::npos) << width;
   }
 }
 

@@ -1,5 +1,7 @@
 #include "ring/worker.h"
 
+#include <algorithm>
+
 #include <sodium.h>
 
 #include "base/log.h"
@@ -29,18 +31,12 @@ std::uint64_t random_id() {
 
 const char* to_string(WorkerStatus::State state) {
   switch (state) {
-    case WorkerStatus::State::searching:
-      return "looking for a head";
-    case WorkerStatus::State::greeting:
-      return "greeting";
-    case WorkerStatus::State::waiting:
-      return "waiting for work";
-    case WorkerStatus::State::loading:
-      return "loading";
-    case WorkerStatus::State::linking:
-      return "linking";
-    case WorkerStatus::State::serving:
-      return "serving";
+    case WorkerStatus::State::searching: return "looking for a head";
+    case WorkerStatus::State::greeting: return "greeting";
+    case WorkerStatus::State::waiting: return "waiting for work";
+    case WorkerStatus::State::loading: return "loading";
+    case WorkerStatus::State::linking: return "linking";
+    case WorkerStatus::State::serving: return "serving";
   }
   return "";
 }
@@ -196,6 +192,10 @@ Status Worker::run_steps(const Assignment& assignment, Node& node, compute::Exec
   PRIMA_RETURN_IF_ERROR(node.open_links());
   for (transport::Message& message : early_) PRIMA_RETURN_IF_ERROR(node.accept(std::move(message)));
   early_.clear();
+  const auto links = links_of(assignment.route);
+  const bool awaits_links = std::ranges::any_of(
+      links, [&](const DevicePair& link) { return link.second == assignment.device; });
+  if (!awaits_links) set_state(WorkerStatus::State::serving);  // left out of the route
   std::size_t links_reported = 0;
   while (!stopping_ && control.state() != WorkerControl::State::left) {
     for (; links_reported < node.open_from().size(); ++links_reported) {
@@ -217,7 +217,7 @@ Status Worker::run_steps(const Assignment& assignment, Node& node, compute::Exec
     }
     if (!node.ready()) continue;
     PRIMA_RETURN_IF_ERROR(node.run_one());
-    ++status_.steps;
+    status_.tokens = node.tokens();
     if (options_.on_status) options_.on_status(status_);
   }
   return {};

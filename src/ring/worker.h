@@ -43,8 +43,7 @@ struct WorkerStatus {
   Bytes loaded = 0;
   Bytes to_load = 0;
   compute::ExecutorMemory memory;
-  std::uint64_t steps = 0;   // hops run in this session
-  std::uint64_t tokens = 0;  // in them
+  std::uint64_t tokens = 0;  // that passed through in this session
   std::string last_error;    // why the last session ended, if not because its head had finished
 };
 

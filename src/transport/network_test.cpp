@@ -17,12 +17,8 @@ namespace {
 using std::chrono::seconds;
 
 // Generous: the machine may be busy.
-Instant soon() {
-  return SystemClock().now() + seconds(20);
-}
-Instant shortly() {
-  return SystemClock().now() + std::chrono::milliseconds(300);
-}
+Instant soon() { return SystemClock().now() + seconds(20); }
+Instant shortly() { return SystemClock().now() + std::chrono::milliseconds(300); }
 
 DerivedKeys keys_of(unsigned char seed) {
   ClusterKey key;

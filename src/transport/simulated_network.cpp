@@ -353,9 +353,7 @@ Network& SimulatedWorld::host(const std::string& name) {
   return *host;
 }
 
-const Clock& SimulatedWorld::clock() const {
-  return state_->clock;
-}
+const Clock& SimulatedWorld::clock() const { return state_->clock; }
 
 void SimulatedWorld::sleep(Duration duration) {
   const Instant until = state_->clock.now() + duration;
@@ -373,15 +371,9 @@ void SimulatedWorld::set_link(const std::string& from, const std::string& to, Si
   }
 }
 
-void SimulatedWorld::set_all_links(SimulatedLink link) {
-  state_->usual = std::move(link);
-}
+void SimulatedWorld::set_all_links(SimulatedLink link) { state_->usual = std::move(link); }
 
-void SimulatedWorld::stop(const std::string& host) {
-  state_->stopped.insert(host);
-}
-void SimulatedWorld::resume(const std::string& host) {
-  state_->stopped.erase(host);
-}
+void SimulatedWorld::stop(const std::string& host) { state_->stopped.insert(host); }
+void SimulatedWorld::resume(const std::string& host) { state_->stopped.erase(host); }
 
 }  // namespace prima::transport

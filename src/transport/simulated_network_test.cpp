@@ -10,12 +10,8 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-Message numbered(int i) {
-  return {{static_cast<std::byte>(i)}, {}};
-}
-int number(const Message& message) {
-  return static_cast<int>(message.header.at(0));
-}
+Message numbered(int i) { return {{static_cast<std::byte>(i)}, {}}; }
+int number(const Message& message) { return static_cast<int>(message.header.at(0)); }
 
 TEST(SimulatedWorld, DelaysMessagesAndKeepsTheOrderOfALink) {
   SimulatedWorld world;

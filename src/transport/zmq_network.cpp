@@ -23,9 +23,7 @@ constexpr milliseconds kLinger(300);  // for a last word (release, failure) at t
 constexpr int kKeepAliveIdleSeconds = 10;
 constexpr char kZapDomain[] = "prima";
 
-int to_int(milliseconds duration) {
-  return static_cast<int>(duration.count());
-}
+int to_int(milliseconds duration) { return static_cast<int>(duration.count()); }
 
 void set_key(zmq::socket_t& socket, int option, const Key& key) {
   if (zmq_setsockopt(socket.handle(), option, key.data(), key.size()) != 0) throw zmq::error_t();

@@ -1,0 +1,328 @@
+// What may go wrong in a ring, under simulated time: never a hang, never a wrong token.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "ring/test_driver.h"
+#include "ring/test_ring.h"
+
+namespace prima::ring {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using testing::HasSubstr;
+using transport::Message;
+using transport::SimulatedWorld;
+
+std::vector<DriverSequence> long_answers() {
+  return {{.prompt = {1, 2, 3, 4, 5}, .n_decode = 60}, {.prompt = {6, 7, 8}, .n_decode = 60}};
+}
+
+SimulatedRingOptions three_devices() {
+  SimulatedRingOptions options;
+  options.ring = fake_ring_options(2);
+  options.cost = [](std::uint32_t, compute::LayerRange, std::uint32_t) { return milliseconds(20); };
+  return options;
+}
+
+class Faults : public testing::Test {
+ protected:
+  // Generates while `fault` happens after `delay`; what generate() said, and how long after the
+  // fault.
+  struct Outcome {
+    Result<DriverResult> result;
+    Duration after_fault{};
+  };
+  Outcome generate_during(Ring& ring, Duration delay, std::function<void()> fault) {
+    Instant happened{};
+    const auto saboteur = world_.host("saboteur").start_thread("saboteur", [&] {
+      world_.sleep(delay);
+      happened = world_.clock().now();
+      fault();
+    });
+    auto result = RingDriver(ring, world_.clock()).generate(long_answers());
+    return {std::move(result), world_.clock().now() - happened};
+  }
+
+  DriverResult expected(const SimulatedRingOptions& options) {
+    DriverResult result;
+    SimulatedWorld world;
+    world.run([&] {
+      SimulatedWorkers workers(world, options);
+      const auto ring = workers.form().value();
+      result = RingDriver(*ring, world.clock()).generate(long_answers()).value();
+    });
+    return result;
+  }
+
+  SimulatedWorld world_;
+};
+
+TEST_F(Faults, AStoppedWorkerIsNamedAndTheOthersServeOn) {
+  world_.run([&] {
+    SimulatedWorkers workers(world_, three_devices());
+    {
+      const auto ring = workers.form().value();
+      const Outcome outcome =
+          generate_during(*ring, milliseconds(300), [&] { world_.stop("worker2"); });
+      ASSERT_FALSE(outcome.result);
+      EXPECT_EQ(outcome.result.error().code, ErrorCode::unavailable);
+      EXPECT_THAT(outcome.result.error().what, HasSubstr("worker2"));
+      EXPECT_LT(outcome.after_fault, seconds(5));
+      // The ring stays failed, at once and with the same words.
+      EXPECT_EQ(ring->next(world_.clock().now()).error().what, outcome.result.error().what);
+    }
+    RingOptions fewer = three_devices().ring;
+    fewer.n_workers = 1;
+    const auto ring = workers.form(fewer);
+    ASSERT_TRUE(ring) << ring.error().message();
+    EXPECT_TRUE(RingDriver(**ring, world_.clock()).generate(long_answers()));
+  });
+}
+
+TEST_F(Faults, AStoppedWorkerJoinsAgainWhenItGoesOn) {
+  world_.run([&] {
+    SimulatedWorkers workers(world_, three_devices());
+    {
+      const auto ring = workers.form().value();
+      EXPECT_FALSE(
+          generate_during(*ring, milliseconds(300), [&] { world_.stop("worker1"); }).result);
+    }
+    world_.resume("worker1");
+    const auto ring = workers.form();
+    ASSERT_TRUE(ring) << ring.error().message();
+    EXPECT_TRUE(RingDriver(**ring, world_.clock()).generate(long_answers()));
+  });
+}
+
+TEST_F(Faults, ASlowDeviceLives) {
+  SimulatedRingOptions options = three_devices();
+  int hops = 0;
+  options.cost = [&](std::uint32_t device, compute::LayerRange, std::uint32_t) -> Duration {
+    return device == 1 && ++hops == 5 ? seconds(15) : milliseconds(20);
+  };
+  const DriverResult without_delay = expected(three_devices());
+  world_.run([&] {
+    SimulatedWorkers workers(world_, options);
+    const auto ring = workers.form().value();
+    const auto result = RingDriver(*ring, world_.clock()).generate(long_answers());
+    ASSERT_TRUE(result) << result.error().message();
+    EXPECT_EQ(*result, without_delay);
+  });
+}
+
+TEST_F(Faults, AHeadThatDiesFreesItsWorkers) {
+  world_.run([&] {
+    SimulatedWorkers workers(world_, three_devices());
+    const auto ring = workers.form().value();
+    EXPECT_EQ(workers.statuses[1].state, WorkerStatus::State::serving);
+    world_.stop("head");
+    world_.sleep(seconds(10));
+    for (const std::uint32_t worker : {1u, 2u}) {
+      const auto state = workers.statuses[worker].state;
+      EXPECT_TRUE(state == WorkerStatus::State::searching ||
+                  state == WorkerStatus::State::greeting);
+    }
+    world_.resume("head");
+  });
+}
+
+TEST_F(Faults, ACutLinkIsNamedAndARestoredOneGoesOn) {
+  const DriverResult uncut = expected(three_devices());
+  for (const Duration cut_for : {Duration(seconds(2)), Duration(seconds(60))}) {
+    SimulatedWorld world;
+    world.run([&] {
+      SimulatedWorkers workers(world, three_devices());
+      const auto ring = workers.form().value();
+      const auto saboteur = world.host("saboteur").start_thread("saboteur", [&] {
+        world.sleep(milliseconds(300));
+        world.set_link("worker1", "worker2", {.cut = true});
+        world.sleep(cut_for);
+        world.set_link("worker1", "worker2", {});
+      });
+      const Instant started = world.clock().now();
+      const auto result = RingDriver(*ring, world.clock()).generate(long_answers());
+      if (cut_for < seconds(3)) {
+        ASSERT_TRUE(result) << result.error().message();
+        EXPECT_EQ(*result, uncut);
+      } else {
+        ASSERT_FALSE(result);
+        EXPECT_EQ(result.error().what, "Messages from worker1 do not reach worker2");
+        EXPECT_LT(world.clock().now() - started, seconds(6));
+      }
+    });
+  }
+}
+
+// Each kind of damage, done to every nth data message between two workers.
+TEST_F(Faults, DamagedMessagesEndTheRequestOrDoNothing) {
+  using Tamper = std::function<std::vector<Message>(Message)>;
+  const auto shortened = [](Message message) {
+    message.header.resize(message.header.size() / 2);
+    return std::vector{std::move(message)};
+  };
+  const auto without_payload = [](Message message) {
+    message.payload = {};
+    return std::vector{std::move(message)};
+  };
+  const auto twice = [](Message message) { return std::vector{message, message}; };
+  const auto lost = [](Message) { return std::vector<Message>(); };
+  const auto oversized = [](Message message) {
+    message.payload.append(
+        {nullptr, std::as_bytes(std::span("more bytes than the step has columns for"))});
+    return std::vector{std::move(message)};
+  };
+  const auto rubbish = [](Message message) {
+    for (std::byte& byte : message.header) byte ^= std::byte{0x5a};
+    return std::vector{std::move(message)};
+  };
+  struct Case {
+    const char* name;
+    Tamper tamper;
+    bool harmless;
+  };
+  const DriverResult undamaged = expected(three_devices());
+  for (const Case& damage :
+       {Case{"shortened", shortened, false}, Case{"no payload", without_payload, false},
+        Case{"twice", twice, true}, Case{"lost", lost, false}, Case{"oversized", oversized, false},
+        Case{"rubbish", rubbish, false}}) {
+    SimulatedWorld world;
+    world.run([&] {
+      SimulatedWorkers workers(world, three_devices());
+      int count = 0;
+      const auto formed = workers.form();
+      ASSERT_TRUE(formed) << damage.name;
+      world.set_link("worker1", "worker2", {.tamper = [&](Message message) {
+                       return ++count % 7 == 0 ? damage.tamper(std::move(message))
+                                               : std::vector{std::move(message)};
+                     }});
+      const Instant started = world.clock().now();
+      const auto result = RingDriver(**formed, world.clock()).generate(long_answers());
+      EXPECT_GE(count, 7) << damage.name;
+      if (damage.harmless) {
+        ASSERT_TRUE(result) << damage.name << ": " << result.error().message();
+        EXPECT_EQ(*result, undamaged) << damage.name;
+      } else {
+        ASSERT_FALSE(result) << damage.name;
+        EXPECT_THAT(result.error().what, HasSubstr("worker2")) << damage.name;
+        EXPECT_LT(world.clock().now() - started, seconds(10)) << damage.name;
+      }
+    });
+  }
+}
+
+TEST_F(Faults, ControlMessagesThatAreRubbishAreIgnored) {
+  const DriverResult undamaged = expected(three_devices());
+  world_.run([&] {
+    SimulatedWorkers workers(world_, three_devices());
+    const auto ring = workers.form().value();
+    const auto stranger =
+        world_.host("stranger").connect({"head", SimulatedWorkers::kHeadPort}).value();
+    for (std::size_t size : {0u, 1u, 7u, 100u}) {
+      ASSERT_TRUE(stranger->send({std::vector<std::byte>(size, std::byte{0xee}), {}}));
+    }
+    // Well-formed, but from nobody who belongs to the ring.
+    ASSERT_TRUE(stranger->send({encode(Failure{1, {ErrorCode::io, "boo", ""}}), {}}));
+    ASSERT_TRUE(stranger->send({encode(Release{1, "boo"}), {}}));
+    const auto result = RingDriver(*ring, world_.clock()).generate(long_answers());
+    ASSERT_TRUE(result) << result.error().message();
+    EXPECT_EQ(*result, undamaged);
+  });
+}
+
+TEST_F(Faults, AWorkerThatCannotLoadSaysWhy) {
+  world_.run([&] {
+    SimulatedWorkers workers(world_, three_devices());
+    workers.on_load = [](const Assignment& assignment) -> Status {
+      if (assignment.device == 1) return {};
+      return fail(ErrorCode::not_found, "the head's model 'fake' is not on this device", "Copy it");
+    };
+    const auto ring = workers.form();
+    ASSERT_FALSE(ring);
+    EXPECT_EQ(ring.error().code, ErrorCode::not_found);
+    EXPECT_THAT(ring.error().message(), HasSubstr("worker"));
+    EXPECT_THAT(ring.error().message(), HasSubstr("is not on this device"));
+    workers.on_load = {};
+    const auto again = workers.form();
+    EXPECT_TRUE(again) << again.error().message();
+  });
+}
+
+TEST_F(Faults, AWorkerOfAnotherBuildIsRefusedWithBothVersions) {
+  world_.run([&] {
+    SimulatedRingOptions options = three_devices();
+    options.ring.join_timeout = seconds(5);
+    SimulatedWorkers workers(world_, [&] {
+      SimulatedRingOptions one = options;
+      one.ring.n_workers = 1;
+      return one;
+    }());
+    const auto old = world_.host("old").start_thread("old", [&] {
+      world_.sleep(milliseconds(500));
+      const auto link = world_.host("old").connect({"head", SimulatedWorkers::kHeadPort}).value();
+      ASSERT_TRUE(link->send({encode(Hello{.protocol_version = 99,
+                                           .build = build_description(),
+                                           .member = 4,
+                                           .name = "antique",
+                                           .data_port = 1}),
+                              {}}));
+      const auto answer = link->receive(world_.clock().now() + seconds(2));
+      ASSERT_TRUE(answer);
+      const auto message = decode_control(answer->header).value();
+      EXPECT_THAT(std::get<Refusal>(message).error.what, HasSubstr("version 99"));
+    });
+    const auto ring = workers.form(options.ring);
+    ASSERT_FALSE(ring);
+    EXPECT_THAT(ring.error().what, HasSubstr("Only 1 of 2 workers joined"));
+    EXPECT_THAT(ring.error().what, HasSubstr("antique speaks protocol version 99, the head 1"));
+  });
+}
+
+TEST_F(Faults, FormingCanBeCancelledAndTimesOut) {
+  world_.run([&] {
+    SimulatedRingOptions options = three_devices();
+    SimulatedWorkers workers(world_, options);
+    RingOptions more = options.ring;
+    more.n_workers = 5;
+    more.join_timeout = seconds(7);
+    const Instant started = world_.clock().now();
+    EXPECT_EQ(workers.form(more).error().code, ErrorCode::deadline_exceeded);
+    EXPECT_LT(world_.clock().now() - started, seconds(8));
+    more.progress = [](const FormationProgress& progress) { return progress.workers_joined < 2; };
+    EXPECT_EQ(workers.form(more).error().code, ErrorCode::cancelled);
+    EXPECT_TRUE(workers.form());
+  });
+}
+
+TEST_F(Faults, ResetDropsWhatIsUnderWay) {
+  const DriverResult fresh = expected(three_devices());
+  world_.run([&] {
+    SimulatedWorkers workers(world_, three_devices());
+    const auto ring = workers.form().value();
+    for (int i = 0; i < 5; ++i) {
+      ASSERT_TRUE(ring->reset(world_.clock().now() + seconds(1)));
+      // Another conversation, abandoned with steps all over the ring.
+      compute::KvCells cells(256);
+      for (std::uint64_t id = 1; id <= 4; ++id) {
+        compute::Step step;
+        step.id = id;
+        step.sequences = {static_cast<std::int32_t>(id)};
+        step.positions = {0};
+        step.outputs = {0};
+        ASSERT_TRUE(cells.place(step) && cells.apply(step));
+        const std::int32_t token = 3;
+        ASSERT_TRUE(ring->submit(step, {&token, 1}, world_.clock().now() + seconds(10)));
+      }
+      world_.sleep(milliseconds(7 * i));
+      EXPECT_EQ(ring->in_flight(), 4u);
+      ASSERT_TRUE(ring->reset(world_.clock().now() + seconds(1)));
+      EXPECT_EQ(ring->in_flight(), 0u);
+      const auto result = RingDriver(*ring, world_.clock()).generate(long_answers());
+      ASSERT_TRUE(result) << result.error().message();
+      EXPECT_EQ(*result, fresh);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace prima::ring
