@@ -69,7 +69,7 @@ SlotRing::Acquired SlotRing::acquire(StageIndex stage) {
     free_done();
     (void)add_slot();  // or by next_read(), when reads of what was given up have completed
     slot = find_usable(stage);
-    if (slot == nullptr) return {Readiness::loading, 0};
+    if (slot == nullptr) return {in_flight_ > 0 ? Readiness::loading : Readiness::blocked, 0};
   }
   switch (slot->state) {
     case State::ready:
