@@ -21,6 +21,22 @@ tl::unexpected<Error> system_error(const std::filesystem::path& path, const char
   return fail(ErrorCode::io, path.string() + ": cannot " + action + ": " + std::strerror(errno));
 }
 
+#ifdef __APPLE__
+using MincoreByte = char;
+#else
+using MincoreByte = unsigned char;
+#endif
+
+Bytes page_size() {
+  static const auto size = static_cast<Bytes>(::sysconf(_SC_PAGESIZE));
+  return size;
+}
+
+ByteRange pages_around(ByteRange range, Bytes file_size) {
+  const Bytes begin = align_down(range.offset, page_size());
+  return {begin, std::min(align_up(range.end(), page_size()), file_size) - begin};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<MappedFile>> MappedFile::open(const std::filesystem::path& path) {
@@ -43,6 +59,7 @@ MappedFile::~MappedFile() {
 }
 
 Status MappedFile::fetch(ByteRange range) const {
+  if (is_in_memory(range)) return {};
   // Reading into the page cache through a buffer costs a copy but keeps reads large and the pages
   // clean; read-ahead advice alone stops at the device's limit.
   std::vector<std::byte> scratch(std::min(range.size, kReadSize));
@@ -50,7 +67,43 @@ Status MappedFile::fetch(ByteRange range) const {
     const Bytes size = std::min<Bytes>(scratch.size(), range.size - done);
     PRIMA_RETURN_IF_ERROR(read({range.offset + done, size}, scratch.data()));
   }
+#ifdef MADV_POPULATE_READ
+  // Mapped now, they cost the computing thread no faults and mincore() little. Only a saving.
+  const ByteRange pages = pages_around(range, size_);
+  (void)::madvise(data_ + pages.offset, pages.size, MADV_POPULATE_READ);
+#endif
   return {};
+}
+
+bool MappedFile::is_in_memory(ByteRange range) const {
+  return bytes_in_memory(range) >= pages_around(range, size_).size;
+}
+
+Bytes MappedFile::bytes_in_memory(ByteRange range) const {
+  const ByteRange pages = pages_around(range, size_);
+  std::vector<MincoreByte> in_memory((pages.size + page_size() - 1) / page_size());
+  if (::mincore(data_ + pages.offset, pages.size, in_memory.data()) != 0) return 0;
+  const auto count = std::count_if(in_memory.begin(), in_memory.end(),
+                                   [](MincoreByte page) { return (page & 1) != 0; });
+  return static_cast<Bytes>(count) * page_size();
+}
+
+void MappedFile::drop(ByteRange range) const {
+  const Bytes begin = align_up(range.offset, page_size());
+  const Bytes end = range.end() == size_ ? size_ : align_down(range.end(), page_size());
+  if (end <= begin) return;
+  (void)::madvise(data_ + begin, end - begin, MADV_DONTNEED);
+#ifdef POSIX_FADV_DONTNEED
+  (void)::posix_fadvise(descriptor_, static_cast<off_t>(begin), static_cast<off_t>(end - begin),
+                        POSIX_FADV_DONTNEED);
+#endif
+}
+
+void MappedFile::expect_random_access() const {
+  (void)::madvise(data_, size_, MADV_RANDOM);
+#ifdef POSIX_FADV_RANDOM
+  (void)::posix_fadvise(descriptor_, 0, 0, POSIX_FADV_RANDOM);
+#endif
 }
 
 Status MappedFile::read(ByteRange range, std::byte* out) const {

@@ -84,8 +84,7 @@ SlotRing::Acquired SlotRing::acquire(StageIndex stage) {
       error_ = slot->error;
       start_again_at(stage);
       return {Readiness::failed, 0};
-    default:
-      break;
+    default: break;
   }
   const bool is_blocked = std::any_of(slots_.begin(), slots_.end(), [&](const Slot& older) {
     return older.id < slot->id && older.state == State::in_use &&

@@ -113,8 +113,7 @@ Result<std::byte*> Streamer::acquire(StageIndex stage) {
       case SlotRing::Readiness::blocked:
         return fail(ErrorCode::resource_exhausted,
                     "stages in use leave too little slot memory for the next one");
-      case SlotRing::Readiness::loading:
-        break;
+      case SlotRing::Readiness::loading: break;
     }
     work_to_do_.notify_all();
     const std::uint64_t seen = completions_;
@@ -142,9 +141,7 @@ bool Streamer::is_coming_up(StageIndex stage) const {
   return ring_.is_coming_up(stage);
 }
 
-void Streamer::residency_changed() {
-  work_to_do_.notify_all();
-}
+void Streamer::residency_changed() { work_to_do_.notify_all(); }
 
 StreamerStatistics Streamer::statistics() const {
   std::lock_guard lock(mutex_);

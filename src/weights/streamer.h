@@ -21,16 +21,10 @@
 #include "weights/reader.h"
 #include "weights/slot_memory.h"
 #include "weights/slot_ring.h"
+#include "weights/streaming_options.h"
 #include "weights/weights.h"
 
 namespace prima::weights {
-
-struct StreamerOptions {
-  Bytes chunk = kMiB;  // of one read: large enough for full speed, small against the slot memory
-  // How long acquire() waits while not a single read completes. Sleeping disks take ten seconds to
-  // spin up; nothing healthy takes longer.
-  Duration stall_limit = std::chrono::seconds(60);
-};
 
 struct StreamerStatistics {
   Bytes bytes_read = 0;
