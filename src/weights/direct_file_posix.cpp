@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "weights/direct_file.h"
-#include "weights/direct_file_platform.h"
+#include "weights/file_platform.h"
 
 namespace prima::weights {
 

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "weights/file_platform.h"
 #include "weights/mapped_file.h"
 
 namespace prima::weights {
@@ -20,12 +21,6 @@ constexpr Bytes kReadSize = 4 * kMiB;
 tl::unexpected<Error> system_error(const std::filesystem::path& path, const char* action) {
   return fail(ErrorCode::io, path.string() + ": cannot " + action + ": " + std::strerror(errno));
 }
-
-#ifdef __APPLE__
-using MincoreByte = char;
-#else
-using MincoreByte = unsigned char;
-#endif
 
 Bytes page_size() {
   static const auto size = static_cast<Bytes>(::sysconf(_SC_PAGESIZE));
@@ -59,19 +54,19 @@ MappedFile::~MappedFile() {
 }
 
 Status MappedFile::fetch(ByteRange range) const {
-  if (is_in_memory(range)) return {};
-  // Reading into the page cache through a buffer costs a copy but keeps reads large and the pages
-  // clean; read-ahead advice alone stops at the device's limit.
+  const ByteRange pages = pages_around(range, size_);
+  const int error = platform::populate(data_ + pages.offset, pages.size);
+  if (error == 0) return {};
+  if (error != ENOSYS) {
+    errno = error;
+    return system_error(path_, "bring weights into memory");
+  }
+  // Reading through a buffer costs a copy, but reads are large and the pages stay clean.
   std::vector<std::byte> scratch(std::min(range.size, kReadSize));
   for (Bytes done = 0; done < range.size; done += scratch.size()) {
     const Bytes size = std::min<Bytes>(scratch.size(), range.size - done);
     PRIMA_RETURN_IF_ERROR(read({range.offset + done, size}, scratch.data()));
   }
-#ifdef MADV_POPULATE_READ
-  // Mapped now, they cost the computing thread no faults and mincore() little. Only a saving.
-  const ByteRange pages = pages_around(range, size_);
-  (void)::madvise(data_ + pages.offset, pages.size, MADV_POPULATE_READ);
-#endif
   return {};
 }
 
@@ -81,11 +76,7 @@ bool MappedFile::is_in_memory(ByteRange range) const {
 
 Bytes MappedFile::bytes_in_memory(ByteRange range) const {
   const ByteRange pages = pages_around(range, size_);
-  std::vector<MincoreByte> in_memory((pages.size + page_size() - 1) / page_size());
-  if (::mincore(data_ + pages.offset, pages.size, in_memory.data()) != 0) return 0;
-  const auto count = std::count_if(in_memory.begin(), in_memory.end(),
-                                   [](MincoreByte page) { return (page & 1) != 0; });
-  return static_cast<Bytes>(count) * page_size();
+  return platform::pages_in_memory(data_ + pages.offset, pages.size) * page_size();
 }
 
 void MappedFile::drop(ByteRange range) const {
@@ -93,17 +84,12 @@ void MappedFile::drop(ByteRange range) const {
   const Bytes end = range.end() == size_ ? size_ : align_down(range.end(), page_size());
   if (end <= begin) return;
   (void)::madvise(data_ + begin, end - begin, MADV_DONTNEED);
-#ifdef POSIX_FADV_DONTNEED
-  (void)::posix_fadvise(descriptor_, static_cast<off_t>(begin), static_cast<off_t>(end - begin),
-                        POSIX_FADV_DONTNEED);
-#endif
+  platform::forget_cached(descriptor_, begin, end - begin);
 }
 
 void MappedFile::expect_random_access() const {
   (void)::madvise(data_, size_, MADV_RANDOM);
-#ifdef POSIX_FADV_RANDOM
-  (void)::posix_fadvise(descriptor_, 0, 0, POSIX_FADV_RANDOM);
-#endif
+  platform::expect_random_access(descriptor_);
 }
 
 Status MappedFile::read(ByteRange range, std::byte* out) const {

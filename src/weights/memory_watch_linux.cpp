@@ -22,7 +22,7 @@ class LinuxMemoryWatch final : public MemoryWatch {
  public:
   Result<MemorySample> sample() override {
     PRIMA_ASSIGN_OR_RETURN(const AvailableMemory memory, available_memory());
-    return MemorySample{memory.available, stalled_so_far()};
+    return MemorySample{.available = memory.available, .stalled = stalled_so_far()};
   }
 };
 

@@ -9,7 +9,7 @@ class PlainMemoryWatch final : public MemoryWatch {
  public:
   Result<MemorySample> sample() override {
     PRIMA_ASSIGN_OR_RETURN(const AvailableMemory memory, available_memory());
-    return MemorySample{memory.available, {}};
+    return MemorySample{.available = memory.available};
   }
 };
 

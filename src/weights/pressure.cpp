@@ -16,11 +16,13 @@ constexpr Duration kSampleInterval = std::chrono::milliseconds(250);
 
 std::optional<Bytes> ResidencyPolicy::decide(const MemorySample& sample, Instant now) {
   const Bytes claimed = resident_ + rules_.reserve;
-  const Duration stalled = sample.stalled - stalled_before_.value_or(sample.stalled);
-  stalled_before_ = sample.stalled;
+  const MemorySample before = std::exchange(before_, sample).value_or(sample);
 
   Bytes give_up = sample.available < claimed ? claimed - sample.available : 0;
-  if (stalled > rules_.stall_limit) give_up = std::max(give_up, rules_.step);
+  if (sample.stalled - before.stalled > rules_.stall_limit) {
+    give_up = std::max(give_up, rules_.step);
+  }
+  give_up = std::max(give_up, sample.lost - before.lost);
   if (give_up > 0) {
     calm_since_.reset();
     if (resident_ == 0) return std::nullopt;
@@ -41,8 +43,12 @@ std::optional<Bytes> ResidencyPolicy::decide(const MemorySample& sample, Instant
 }
 
 GoodNeighbour::GoodNeighbour(std::unique_ptr<MemoryWatch> watch, Bytes wanted,
-                             const ResidencyRules& rules, std::function<void(Bytes)> set_resident)
-    : watch_(std::move(watch)), policy_(wanted, rules), set_resident_(std::move(set_resident)) {
+                             const ResidencyRules& rules, std::function<Bytes()> lost_bytes,
+                             std::function<void(Bytes)> set_resident)
+    : watch_(std::move(watch)),
+      policy_(wanted, rules),
+      lost_bytes_(std::move(lost_bytes)),
+      set_resident_(std::move(set_resident)) {
   thread_ = std::thread([this] { work(); });
 }
 
@@ -60,7 +66,8 @@ void GoodNeighbour::work() {
   std::unique_lock lock(mutex_);
   while (!stopping_.wait_for(lock, kSampleInterval, [this] { return stop_; })) {
     lock.unlock();
-    if (const auto sample = watch_->sample()) {
+    if (auto sample = watch_->sample()) {
+      sample->lost = lost_bytes_();
       const Bytes before = policy_.resident();
       if (const auto resident = policy_.decide(*sample, clock.now())) {
         log::info("{} weights resident, {} before: {} of memory are available",

@@ -8,6 +8,7 @@
 //      available - resident      < reserve           give up the difference, now
 //                                > reserve + step    for `calm_time`: take half of the excess back
 //      tasks stalled for memory  > stall_limit       give up a step, now
+//      the system took pages of resident weights     give up as much, now
 //
 // MemoryWatch is the seam: the system's numbers, or a test's.
 //
@@ -29,6 +30,7 @@ namespace prima::weights {
 
 struct MemorySample {
   Bytes available = 0;  // available_memory()
+  Bytes lost = 0;       // since the start: pages of resident weights taken by the system
   Duration stalled{};   // since the system's start: tasks waited for memory (PSI, some)
 };
 
@@ -64,14 +66,15 @@ class ResidencyPolicy {
   Bytes resident_;
   const ResidencyRules rules_;
   std::optional<Instant> calm_since_;
-  std::optional<Duration> stalled_before_;
+  std::optional<MemorySample> before_;
 };
 
 class GoodNeighbour {
  public:
-  // `set_resident` is called from a thread of its own; it may take as long as it needs.
+  // `lost_bytes` completes what `watch` sees; `set_resident` is called from a thread of its own; it
+  // may take as long as it needs.
   GoodNeighbour(std::unique_ptr<MemoryWatch> watch, Bytes wanted, const ResidencyRules& rules,
-                std::function<void(Bytes)> set_resident);
+                std::function<Bytes()> lost_bytes, std::function<void(Bytes)> set_resident);
   ~GoodNeighbour();
   GoodNeighbour(const GoodNeighbour&) = delete;
   GoodNeighbour& operator=(const GoodNeighbour&) = delete;
@@ -81,6 +84,7 @@ class GoodNeighbour {
 
   std::unique_ptr<MemoryWatch> watch_;
   ResidencyPolicy policy_;
+  std::function<Bytes()> lost_bytes_;
   std::function<void(Bytes)> set_resident_;
   std::mutex mutex_;
   std::condition_variable stopping_;

@@ -19,9 +19,10 @@ class Machine {
     for (Duration passed{}; passed < time; passed += milliseconds(250)) {
       clock_.advance(milliseconds(250));
       stalled_ += stalled_per_sample;
-      if (policy_.decide({16 * kGiB - others, stalled_}, clock_.now())) ++changes_;
+      if (policy_.decide({16 * kGiB - others, lost_, stalled_}, clock_.now())) ++changes_;
     }
   }
+  void lose(Bytes bytes) { lost_ += bytes; }
   Bytes resident() const { return policy_.resident(); }
   int changes() const { return changes_; }
 
@@ -29,6 +30,7 @@ class Machine {
   ManualClock clock_;
   ResidencyPolicy policy_;
   Duration stalled_{};
+  Bytes lost_ = 0;
   int changes_ = 0;
 };
 
@@ -79,6 +81,16 @@ TEST(ResidencyPolicy, StallsCountWhateverIsSaidToBeAvailable) {
   EXPECT_LT(machine.resident(), 8 * kGiB);
 }
 
+TEST(ResidencyPolicy, WhatTheSystemTookIsGivenUpAndComesBackLater) {
+  Machine machine(8 * kGiB);
+  machine.run(seconds(1), 2 * kGiB);
+  machine.lose(500 * kMiB);
+  machine.run(seconds(1), 2 * kGiB);
+  EXPECT_EQ(machine.resident(), 8 * kGiB - 500 * kMiB);
+  machine.run(seconds(30), 2 * kGiB);
+  EXPECT_EQ(machine.resident(), 8 * kGiB);
+}
+
 TEST(SystemMemoryWatch, Answers) {
   const auto sample = system_memory_watch()->sample();
   ASSERT_TRUE(sample) << sample.error().message();
@@ -88,16 +100,18 @@ TEST(SystemMemoryWatch, Answers) {
 // The thread, with a watch that says memory is short.
 TEST(GoodNeighbour, CallsWhenMemoryIsShort) {
   struct Short final : MemoryWatch {
-    Result<MemorySample> sample() override { return MemorySample{2 * kGiB, {}}; }
+    Result<MemorySample> sample() override { return MemorySample{.available = 2 * kGiB}; }
   };
   std::mutex mutex;
   std::condition_variable called;
   std::optional<Bytes> resident;
-  GoodNeighbour neighbour(std::make_unique<Short>(), 2 * kGiB, {.reserve = kGiB}, [&](Bytes bytes) {
-    const std::lock_guard lock(mutex);
-    resident = bytes;
-    called.notify_all();
-  });
+  GoodNeighbour neighbour(
+      std::make_unique<Short>(), 2 * kGiB, {.reserve = kGiB}, [] { return Bytes{0}; },
+      [&](Bytes bytes) {
+        const std::lock_guard lock(mutex);
+        resident = bytes;
+        called.notify_all();
+      });
   std::unique_lock lock(mutex);
   ASSERT_TRUE(called.wait_for(lock, seconds(30), [&] { return resident.has_value(); }));
   EXPECT_EQ(*resident, kGiB);

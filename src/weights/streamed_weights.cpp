@@ -175,9 +175,7 @@ Status StreamedWeights::start(Bytes budget, const std::function<bool(Bytes, Byte
   }
   std::vector<StageLayout> cycle;
   for (const auto& stage : stages_) cycle.push_back(stage->layout);
-  const auto is_resident = [this](StageIndex stage) {
-    return stages_[stage]->resident && is_in_memory(*stages_[stage]);
-  };
+  const auto is_resident = [this](StageIndex stage) { return stages_[stage]->resident.load(); };
   streamer_ = std::make_unique<Streamer>(std::move(reader), std::move(memory), std::move(cycle),
                                          is_resident, options_.streamer);
   return {};
@@ -235,9 +233,7 @@ Status StreamedWeights::acquire(StageIndex index) {
     stage.in_slot = false;
   };
   if (stage.resident && !streamer_->is_coming_up(index)) {
-    // Its pages were there when the streamer looked, a moment ago; where they are not any more,
-    // bringing them back costs less than leaving the order of streaming.
-    if (auto status = fetch(stage); !status) {
+    if (auto status = bring_back(stage); !status) {
       --stage.uses;
       return status;
     }
@@ -261,10 +257,17 @@ void StreamedWeights::release(StageIndex index) {
   stage.in_slot = false;
 }
 
-bool StreamedWeights::is_in_memory(const Stage& stage) const {
-  return std::all_of(stage.members.begin(), stage.members.end(), [&](const Member& member) {
-    return files_[member.file]->is_in_memory(member.bytes);
-  });
+// A resident stage whose pages the system took. They come back in place: the slots are busy with
+// what comes next, and leaving the order of streaming would cost more. That it happened at all is
+// for the residency policy, which has fewer stages resident soon.
+Status StreamedWeights::bring_back(const Stage& stage) {
+  for (const Member& member : stage.members) {
+    const MappedFile& file = *files_[member.file];
+    if (file.is_in_memory(member.bytes)) continue;
+    PRIMA_RETURN_IF_ERROR(file.fetch(member.bytes));
+    lost_bytes_ += member.bytes.size;
+  }
+  return {};
 }
 
 Status StreamedWeights::fetch(const Stage& stage) const {

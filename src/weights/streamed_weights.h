@@ -7,9 +7,9 @@
 //     set_budget(bytes)         at any time after start: gives memory up, or takes it back
 //
 // Resident stages are mapped from the file, so they are clean pages that the system can take back;
-// they are brought in by large reads. Each time the streamer's turn comes to a resident stage it
-// looks whether its pages are still there, and streams it through a slot if not; so the computing
-// thread does not wait for page faults even where the system took memory without asking.
+// they are brought in by large reads. Before a resident stage is used its pages are checked, and
+// brought back by large reads where the system took them: the computing thread never waits for
+// single page faults.
 //
 // Small tensors (norms, biases) are always in memory; of the embedding, the rows used are faulted
 // in from the file, and given back before they amount to anything.
@@ -76,6 +76,9 @@ class StreamedWeights final : public Weights {
 
   WeightMemory memory() const;
   StreamerStatistics statistics() const;
+
+  // Of resident stages whose pages the system took without asking: since the start.
+  Bytes lost_bytes() const { return lost_bytes_; }
   std::string description() const;  // "io_uring, direct"
 
  private:
@@ -101,7 +104,7 @@ class StreamedWeights final : public Weights {
   void make_stages(const WeightLayout& layout);
   ggml_backend_buffer_t buffer_of(const PlacedTensor& tensor);
   std::vector<Bytes> stage_bytes() const;
-  bool is_in_memory(const Stage& stage) const;
+  Status bring_back(const Stage& stage);
   Status fetch(const Stage& stage) const;
   void drop(const Stage& stage) const;
   void limit_embedding_rows();
@@ -119,6 +122,7 @@ class StreamedWeights final : public Weights {
   std::vector<std::unique_ptr<Stage>> stages_;  // in order of use
   std::optional<Member> embedding_;
   std::uint64_t cycles_since_limited_ = 0;
+  std::atomic<Bytes> lost_bytes_ = 0;
   mutable std::mutex schedule_mutex_;
   StreamSchedule schedule_;
   std::unique_ptr<Streamer> streamer_;  // last: its thread uses the others

@@ -1,8 +1,13 @@
+#include <algorithm>
+#include <cerrno>
+#include <vector>
+
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "weights/direct_file_platform.h"
+#include "weights/file_platform.h"
 
 namespace prima::weights::platform {
 
@@ -25,5 +30,17 @@ std::int64_t modified_nanoseconds(const struct stat& status) {
 }
 
 void forget_cached(int, Bytes, Bytes) {}  // macOS has no such advice for a file
+
+void expect_random_access(int descriptor) { (void)::fcntl(descriptor, F_RDAHEAD, 0); }
+
+int populate(std::byte*, Bytes) { return ENOSYS; }
+
+Bytes pages_in_memory(std::byte* pages, Bytes size) {
+  const auto page_size = static_cast<Bytes>(::sysconf(_SC_PAGESIZE));
+  std::vector<char> in_memory((size + page_size - 1) / page_size);
+  if (::mincore(reinterpret_cast<caddr_t>(pages), size, in_memory.data()) != 0) return 0;
+  return static_cast<Bytes>(std::count_if(in_memory.begin(), in_memory.end(),
+                                          [](char page) { return (page & MINCORE_INCORE) != 0; }));
+}
 
 }  // namespace prima::weights::platform

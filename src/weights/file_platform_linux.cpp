@@ -1,14 +1,18 @@
+#include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <cstdlib>
 #include <memory>
+#include <vector>
 
 #include <fcntl.h>
 #include <linux/stat.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "weights/direct_file_platform.h"
+#include "weights/file_platform.h"
 
 namespace prima::weights::platform {
 
@@ -74,6 +78,43 @@ std::int64_t modified_nanoseconds(const struct stat& status) {
 void forget_cached(int descriptor, Bytes offset, Bytes size) {
   (void)::posix_fadvise(descriptor, static_cast<off_t>(offset), static_cast<off_t>(size),
                         POSIX_FADV_DONTNEED);
+}
+
+void expect_random_access(int descriptor) {
+  (void)::posix_fadvise(descriptor, 0, 0, POSIX_FADV_RANDOM);
+}
+
+int populate(std::byte* pages, Bytes size) {
+#ifdef MADV_POPULATE_READ
+  // The kernel queues what it is advised of and returns; so one window is being read while the one
+  // before is waited for. Windows, because what is read ahead and not yet mapped may be taken back.
+  constexpr Bytes kWindow = 32 * kMiB;
+  const auto window = [&](Bytes begin) { return std::min(kWindow, size - begin); };
+  (void)::madvise(pages, window(0), MADV_WILLNEED);
+  for (Bytes begin = 0; begin < size; begin += kWindow) {
+    const Bytes next = begin + kWindow;
+    if (next < size) (void)::madvise(pages + next, window(next), MADV_WILLNEED);
+    int result = 0;
+    do {
+      result = ::madvise(pages + begin, window(begin), MADV_POPULATE_READ);
+    } while (result != 0 && errno == EINTR);
+    // Linux before 5.14 does not know it; on a bad disk or a shorter file it says EFAULT.
+    if (result != 0) return errno == EINVAL ? ENOSYS : EIO;
+  }
+  return 0;
+#else
+  (void)pages;
+  (void)size;
+  return ENOSYS;
+#endif
+}
+
+Bytes pages_in_memory(std::byte* pages, Bytes size) {
+  const auto page_size = static_cast<Bytes>(::sysconf(_SC_PAGESIZE));
+  std::vector<unsigned char> in_memory((size + page_size - 1) / page_size);
+  if (::mincore(pages, size, in_memory.data()) != 0) return 0;
+  return static_cast<Bytes>(std::count_if(in_memory.begin(), in_memory.end(),
+                                          [](unsigned char page) { return (page & 1) != 0; }));
 }
 
 }  // namespace prima::weights::platform
