@@ -201,6 +201,17 @@ double bytes_per_element(LinkFormat format) {
   return 4;
 }
 
+std::vector<const StepCosts*> Problem::kinds() const {
+  std::vector<const StepCosts*> kinds{&decode};
+  if (request.objective == Objective::answer || request.objective == Objective::ttft) {
+    for (const StepCosts& costs : prefill) kinds.push_back(&costs);
+  }
+  if (request.objective == Objective::throughput) {
+    for (const StepCosts& costs : batch) kinds.push_back(&costs);
+  }
+  return kinds;
+}
+
 Status validate(const Cluster& cluster, const ModelShape& shape) {
   const std::size_t n = cluster.devices.size();
   if (n == 0) {

@@ -61,6 +61,9 @@ struct Problem {
   std::vector<StepCosts> prefill;  // the prompt as 1, 2, 4, 8 steps
   std::vector<StepCosts> batch;    // `sequences` sequences as 1, 2, 4, ... steps
 
+  // The step kinds that the objective depends on; decode is always the first.
+  std::vector<const StepCosts*> kinds() const;
+
   std::size_t n_devices() const { return cluster.devices.size(); }
   std::uint32_t n_layers() const { return static_cast<std::uint32_t>(shape.layers.size()); }
   std::size_t output_class() const { return shape.classes.size(); }
