@@ -95,15 +95,17 @@ double Evaluation::relaxed_objective(const Decision& decision, const std::vector
       busiest = std::max(busiest, costs.steps * loads[i].compute_seconds[kind]);
       const Capacity& capacity = capacities_[decision.ring[i].device];
       if (capacity.disk_bytes_per_second <= 0) continue;
-      disk = std::max(disk, read_bytes(loads[i], capacity, capacity.min_slot_bytes) /
-                                capacity.disk_bytes_per_second);
+      const double read = objective == Objective::throughput
+                              ? read_bytes(loads[i], capacity, capacity.min_slot_bytes)
+                              : prompt_read_bytes(loads[i], capacity);
+      disk = std::max(disk, read / capacity.disk_bytes_per_second);
     }
     path += hops_seconds(decision, costs);
     if (objective == Objective::throughput) {
       const double period = std::max({path, busiest, disk});
       best = std::min(best, period / problem_.request.sequences);
     } else {
-      best = std::min(best, std::max(path, busiest));
+      best = std::min(best, std::max({path, busiest, disk}));
     }
   }
   if (objective == Objective::answer) best += problem_.request.answer_tokens * period_seconds;

@@ -259,6 +259,7 @@ Result<Plan> make_plan(const Cluster& cluster, const ModelShape& shape, const Re
   PRIMA_ASSIGN_OR_RETURN(const Problem problem, make_problem(cluster, shape, request));
   Search search(problem);
   Candidates(problem, search).consider_all();
+  search.consider_all();
   search.improve();
   if (!search.found()) {
     return fail(ErrorCode::resource_exhausted,

@@ -228,21 +228,31 @@ class DeviceBuilder {
 
 }  // namespace
 
-std::vector<std::vector<Window>> windows_of(const Problem& problem, const Decision& decision) {
-  std::vector<std::vector<Window>> windows(decision.ring.size());
-  std::vector<GpuDealer> dealers;
-  for (const Share& share : decision.ring) dealers.emplace_back(share);
+std::vector<Window> windows_at(const Problem& problem, const Decision& decision,
+                               std::size_t position) {
+  std::vector<Window> windows(decision.rounds);
+  GpuDealer dealer(decision.ring[position]);
   std::uint32_t next_layer = 0;
   for (std::uint32_t round = 0; round < decision.rounds; ++round) {
     for (std::size_t i = 0; i < decision.ring.size(); ++i) {
-      Window& window = windows[i].emplace_back();
-      window.first_layer = next_layer;
-      window.n_layers = dealt(decision.ring[i].n_layers, round, decision.rounds);
-      window.gpu_layers = dealers[i].deal(window.n_layers);
-      next_layer += window.n_layers;
+      const std::uint32_t layers = dealt(decision.ring[i].n_layers, round, decision.rounds);
+      if (i == position) {
+        windows[round].first_layer = next_layer;
+        windows[round].n_layers = layers;
+        windows[round].gpu_layers = dealer.deal(layers);
+      }
+      next_layer += layers;
     }
   }
   assert(next_layer == problem.n_layers());
+  return windows;
+}
+
+std::vector<std::vector<Window>> windows_of(const Problem& problem, const Decision& decision) {
+  std::vector<std::vector<Window>> windows;
+  for (std::size_t i = 0; i < decision.ring.size(); ++i) {
+    windows.push_back(windows_at(problem, decision, i));
+  }
   return windows;
 }
 

@@ -78,4 +78,8 @@ constexpr std::uint32_t dealt(std::uint32_t n, std::uint32_t r, std::uint32_t ro
 // The windows of every device, in ring order.
 std::vector<std::vector<Window>> windows_of(const Problem& problem, const Decision& decision);
 
+// Those of one device.
+std::vector<Window> windows_at(const Problem& problem, const Decision& decision,
+                               std::size_t position);
+
 }  // namespace prima::plan

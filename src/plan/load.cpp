@@ -102,6 +102,14 @@ double read_bytes(const Load& load, const Capacity& capacity, double slot_bytes)
   return over <= 0 ? 0 : read_of(load, capacity, over + slot_bytes);
 }
 
+double prompt_read_bytes(const Load& load, const Capacity& capacity) {
+  const double over = overflow_bytes(load, capacity);
+  if (over <= 0) return 0;
+  // Falls with the slots, which fill before the prompt: all the room there is.
+  const double room = std::max(0.0, capacity.budget_bytes - load.fixed_bytes);
+  return std::max(0.0, read_of(load, capacity, over + room) - room);
+}
+
 double excess_bytes(const Load& load, const Capacity& capacity) {
   const double over = overflow_bytes(load, capacity);
   if (over <= 0) return load.vram_excess_bytes;

@@ -49,6 +49,9 @@ Load load_of(const Problem& problem, const Decision& decision, std::size_t posit
 // What must be read for a token with slots of `slot_bytes`; 0 where all fits.
 double read_bytes(const Load& load, const Capacity& capacity, double slot_bytes);
 
+// What must be read while a prompt is computed, whatever the slots held before it began.
+double prompt_read_bytes(const Load& load, const Capacity& capacity);
+
 // By how many bytes the load is above what the device can hold at all; 0: it fits.
 double excess_bytes(const Load& load, const Capacity& capacity);
 

@@ -2,16 +2,28 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <numeric>
+
+#include "plan/gpu_fill.h"
 
 namespace prima::plan {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
+// Slots are tuned for a neighbour that is no worse than this before: where few pieces make up a
+// window, slots matter more than the relaxed model knows, and trying is cheap.
+constexpr double kWorthTuning = 1.3;
+constexpr double kWorthTuningSmall = 4;
+constexpr double kSmall = 64;  // layers times devices
 // Descents from this many starting points.
 constexpr std::size_t kMaxStarts = 4;
+// Up to so many are all looked at: two devices with 60 layers, or three with 12.
+constexpr double kMaxStructures = 4000;
+// ... and with every way to use their GPUs, if that makes no more than this.
+constexpr double kMaxDecisions = 60000;
 // An improvement below this share is not worth another step.
 constexpr double kLeastGain = 1e-4;
 // A format that loses precision has to gain at least this share.
@@ -26,7 +38,8 @@ Search::Search(const Problem& problem) : problem_(problem), evaluation_(problem)
   // many, large ones must not take seconds.
   const double size =
       static_cast<double>(problem.n_layers()) * static_cast<double>(problem.n_devices());
-  max_simulated_ = static_cast<std::uint64_t>(std::clamp(2e5 / size, 120.0, 4000.0));
+  worth_tuning_ = size <= kSmall ? kWorthTuningSmall : kWorthTuning;
+  max_simulated_ = static_cast<std::uint64_t>(std::clamp(4e5 / size, 150.0, 6000.0));
 }
 
 // Cheapest hops first, from the head (nearest neighbour), then pairs swapped while that helps.
@@ -69,49 +82,6 @@ void Search::order_ring(std::vector<Share>& ring) const {
   }
 }
 
-// As many layers as fit, on the fastest GPU first; the output layer where all its layers fit too.
-void Search::fill_gpus(Decision& decision, std::size_t position) const {
-  Share& share = decision.ring[position];
-  const std::size_t n_gpus = problem_.vram_budget[share.device].size();
-  share.gpu_layers.assign(n_gpus, 0);
-  share.output_gpu = -1;
-  if (n_gpus == 0) return;
-  const StepCosts::Device& costs = problem_.decode.devices[share.device];
-  std::vector<std::size_t> order(n_gpus);
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return costs.gpu_seconds[a][0] < costs.gpu_seconds[b][0];
-  });
-  double mean_bytes = 0;
-  for (const std::uint16_t layer : problem_.shape.layers) {
-    mean_bytes +=
-        static_cast<double>(problem_.classes[layer].weights() + problem_.classes[layer].kv);
-  }
-  mean_bytes /= problem_.n_layers();
-
-  const auto fits = [&] {
-    const auto windows = windows_of(problem_, decision);
-    const Load load = load_of(problem_, decision, position, windows[position]);
-    return excess_bytes(load, capacity_of(problem_, share.device)) == 0;
-  };
-  std::uint32_t left = share.n_layers;
-  for (const std::size_t gpu : order) {
-    const auto vram = static_cast<double>(problem_.vram_budget[share.device][gpu]);
-    // Layers may be smaller than the mean: try two more, then come down to what fits.
-    const auto guess = static_cast<std::uint32_t>(std::min(vram / mean_bytes + 2, 1e6));
-    share.gpu_layers[gpu] = std::min(left, guess);
-    while (share.gpu_layers[gpu] > 0 && !fits()) --share.gpu_layers[gpu];
-    left -= share.gpu_layers[gpu];
-  }
-  if (position != 0 || left > 0) return;
-  for (const std::size_t gpu : order) {
-    if (costs.gpu_seconds[gpu].back() >= costs.cpu_seconds.back()) continue;
-    share.output_gpu = static_cast<int>(gpu);
-    if (fits()) return;
-    share.output_gpu = -1;
-  }
-}
-
 Decision Search::decide(const std::vector<std::uint32_t>& layers, std::uint32_t rounds) const {
   Decision decision;
   decision.rounds = rounds;
@@ -127,7 +97,7 @@ Decision Search::decide(const std::vector<std::uint32_t>& layers, std::uint32_t 
   if (decision.ring.size() == 1) decision.rounds = 1;
   decision.hop_formats.assign(decision.ring.size(), problem_.request.link_formats[0]);
   order_ring(decision.ring);
-  for (std::size_t i = 0; i < decision.ring.size(); ++i) fill_gpus(decision, i);
+  for (std::size_t i = 0; i < decision.ring.size(); ++i) fill_gpus(problem_, decision, i);
   return decision;
 }
 
@@ -161,12 +131,125 @@ void Search::remember(const Found& found) {
 }
 
 void Search::consider(const Decision& decision) {
-  for (const std::uint32_t margin : {0u, 1u, 3u}) {
-    Sized sized = evaluation_.size(decision, margin);
-    if (sized.excess_bytes == 0 && sized.relaxed_seconds > 1.5 * best_.seconds) return;
-    remember({sized.decision, value(sized)});
-    if (sized.excess_bytes > 0) return;
+  const Sized sized = evaluation_.size(decision);
+  if (sized.excess_bytes == 0 && sized.relaxed_seconds > kWorthTuning * best_.seconds) return;
+  remember(judge(sized, best_.seconds));
+}
+
+double Search::count_structures() const {
+  const double n = problem_.n_layers();
+  double structures = 1;
+  double orders = 1;  // of w workers
+  double splits = 1;  // of n layers over the head and w workers
+  for (std::size_t w = 1; w < problem_.n_devices(); ++w) {
+    orders *= static_cast<double>(problem_.n_devices() - w);
+    splits *= (n + 1 - static_cast<double>(w)) / static_cast<double>(w);
+    structures += orders * splits * most_rounds();
   }
+  return structures;
+}
+
+double Search::count_offloads() const {
+  double product = 1;
+  for (const auto& vram : problem_.vram_budget) {
+    product *= std::pow(1 + problem_.n_layers(), static_cast<double>(vram.size()));
+  }
+  return product * static_cast<double>(1 + problem_.vram_budget[problem_.cluster.head].size());
+}
+
+// All numbers of layers on each GPU and all places of the output layer, or the filled ones only.
+void Search::for_each_offload(Decision& decision, bool every,
+                              const std::function<void(const Decision&)>& visit) const {
+  if (!every) {
+    for (std::size_t i = 0; i < decision.ring.size(); ++i) fill_gpus(problem_, decision, i);
+    visit(decision);
+    return;
+  }
+  const std::function<void(std::size_t, std::size_t, std::uint32_t)> choose =
+      [&](std::size_t i, std::size_t gpu, std::uint32_t left) {
+        if (i == decision.ring.size()) {
+          const auto n_gpus = static_cast<int>(decision.ring[0].gpu_layers.size());
+          for (int output = -1; output < n_gpus; ++output) {
+            decision.ring[0].output_gpu = output;
+            visit(decision);
+          }
+          return;
+        }
+        Share& share = decision.ring[i];
+        share.gpu_layers.resize(problem_.vram_budget[share.device].size());
+        if (gpu == share.gpu_layers.size()) {
+          choose(i + 1, 0, i + 1 < decision.ring.size() ? decision.ring[i + 1].n_layers : 0);
+          return;
+        }
+        for (std::uint32_t layers = 0; layers <= left; ++layers) {
+          share.gpu_layers[gpu] = layers;
+          choose(i, gpu + 1, left - layers);
+        }
+        share.gpu_layers[gpu] = 0;
+      };
+  choose(0, 0, decision.ring[0].n_layers);
+}
+
+void Search::consider_all() {
+  if (count_structures() > kMaxStructures) return;
+  const bool every_offload = count_structures() * count_offloads() <= kMaxDecisions;
+  std::vector<Sized> all;
+  std::vector<std::uint32_t> ring{static_cast<std::uint32_t>(problem_.cluster.head)};
+  const auto add = [&](const std::vector<std::uint32_t>& layers) {
+    Decision decision;
+    for (std::size_t i = 0; i < ring.size(); ++i) {
+      Share& share = decision.ring.emplace_back();
+      share.device = ring[i];
+      share.n_layers = layers[i];
+    }
+    decision.hop_formats.assign(ring.size(), problem_.request.link_formats[0]);
+    const std::uint32_t rounds = ring.size() == 1 ? 1 : most_rounds();
+    for (decision.rounds = 1; decision.rounds <= rounds; ++decision.rounds) {
+      for_each_offload(decision, every_offload, [&](const Decision& offloaded) {
+        Sized sized = evaluation_.size(offloaded);
+        if (sized.excess_bytes == 0 && sized.relaxed_seconds < best_.seconds) {
+          all.push_back(std::move(sized));
+        }
+      });
+    }
+  };
+  std::vector<std::uint32_t> layers;
+  const std::function<void(std::uint32_t)> deal = [&](std::uint32_t left) {
+    if (layers.size() + 1 == ring.size()) {
+      if (left == 0 && !layers.empty()) return;  // a worker without layers
+      layers.push_back(left);
+      add(layers);
+      layers.pop_back();
+      return;
+    }
+    for (std::uint32_t n = layers.empty() ? 0 : 1; n <= left; ++n) {
+      layers.push_back(n);
+      deal(left - n);
+      layers.pop_back();
+    }
+  };
+  const std::function<void()> grow = [&] {
+    deal(problem_.n_layers());
+    for (std::uint32_t device = 0; device < problem_.n_devices(); ++device) {
+      if (std::find(ring.begin(), ring.end(), device) != ring.end()) continue;
+      ring.push_back(device);
+      grow();
+      ring.pop_back();
+    }
+  };
+  grow();
+  std::stable_sort(all.begin(), all.end(), [](const Sized& a, const Sized& b) {
+    return a.relaxed_seconds < b.relaxed_seconds;
+  });
+  for (const Sized& sized : all) {
+    if (sized.relaxed_seconds >= best_.seconds * (1 - kLeastGain) || spent()) break;
+    remember(judge(sized, best_.seconds));
+  }
+}
+
+std::uint32_t Search::most_rounds() const {
+  const std::uint32_t asked = problem_.request.max_rounds;
+  return asked > 0 ? std::min(asked, problem_.n_layers()) : problem_.n_layers();
 }
 
 void Search::improve() {
@@ -182,8 +265,7 @@ void Search::improve() {
 }
 
 Search::Found Search::descend(Found from) {
-  while (step(from) || tune_slots(from)) {
-    if (evaluation_.n_simulated() >= max_simulated_) break;
+  while (!spent() && (step(from) || tune_slots(from))) {
   }
   tune_formats(from);
   return from;
@@ -202,43 +284,52 @@ bool Search::step(Found& from) {
   const double target = from.seconds * (1 - kLeastGain);
   for (const Sized& candidate : sized) {
     if (candidate.excess_bytes == 0 && candidate.relaxed_seconds >= target) return false;
-    for (const std::uint32_t margin : {0u, 1u, 3u}) {
-      if (evaluation_.n_simulated() >= max_simulated_) return false;
-      const Sized wider = margin == 0 ? candidate : evaluation_.size(candidate.decision, margin);
-      if (margin > 0 && wider.decision == candidate.decision) break;  // nothing is streamed
-      const double seconds = value(wider);
-      if (seconds < target) {
-        from = {wider.decision, seconds};
-        return true;
-      }
-      if (candidate.excess_bytes > 0) return false;  // the least excess is no better
+    const Found found = judge(candidate, target);
+    if (found.seconds < target) {
+      from = found;
+      return true;
     }
+    if (candidate.excess_bytes > 0 || spent()) return false;  // the least excess is no better
   }
   return false;
+}
+
+// The value of a sized decision with wider slots too, where it streams, and slots tuned where that
+// may bring it below `target`.
+Search::Found Search::judge(const Sized& candidate, double target) {
+  Found best{candidate.decision, value(candidate)};
+  if (candidate.excess_bytes > 0) return best;
+  Decision least = candidate.decision;
+  for (Share& share : least.ring) {
+    if (share.slot_bytes > 0) share.slot_bytes = problem_.min_slots;
+  }
+  for (const Decision& other : {evaluation_.size(candidate.decision, 1).decision,
+                                evaluation_.size(candidate.decision, 3).decision, least}) {
+    if (spent()) return best;
+    if (other == candidate.decision) continue;
+    const double seconds = evaluation_.simulate(other);
+    if (seconds < best.seconds) best = {other, seconds};
+  }
+  if (best.seconds >= target && best.seconds < worth_tuning_ * target) tune_slots(best);
+  return best;
 }
 
 bool Search::tune_slots(Found& from) {
   if (from.seconds >= kNothing) return false;
   bool improved = false;
-  const auto try_slots = [&](const Decision& decision) {
-    if (evaluation_.n_simulated() >= max_simulated_) return false;
-    const double seconds = evaluation_.simulate(decision);
-    if (seconds >= from.seconds * (1 - kLeastGain)) return false;
-    from = {decision, seconds};
-    improved = true;
-    return true;
-  };
   for (std::size_t i = 0; i < from.decision.ring.size(); ++i) {
     if (from.decision.ring[i].slot_bytes == 0) continue;
-    for (const int direction : {1, -1}) {
-      for (std::int64_t grids = 1; grids <= 8; grids *= 2) {
-        Decision changed = from.decision;
-        const auto slots = static_cast<std::int64_t>(changed.ring[i].slot_bytes) +
-                           direction * grids * static_cast<std::int64_t>(problem_.slot_grid);
-        if (slots < static_cast<std::int64_t>(problem_.min_slots)) break;
-        changed.ring[i].slot_bytes = static_cast<Bytes>(slots);
-        if (!try_slots(changed)) break;
-      }
+    for (const std::int64_t grids : {1, -1, 2, -2, 4, -4, 8, -8, 12, -12, 16, -16, 32, -32}) {
+      if (spent()) return improved;
+      Decision changed = from.decision;
+      const auto slots = static_cast<std::int64_t>(changed.ring[i].slot_bytes) +
+                         grids * static_cast<std::int64_t>(problem_.slot_grid);
+      if (slots < static_cast<std::int64_t>(problem_.min_slots)) continue;
+      changed.ring[i].slot_bytes = static_cast<Bytes>(slots);
+      const double seconds = evaluation_.simulate(changed);
+      if (seconds >= from.seconds * (1 - kLeastGain)) continue;
+      from = {changed, seconds};
+      improved = true;
     }
   }
   return improved;
@@ -303,8 +394,8 @@ void Search::add_layer_moves(const Decision& decision, std::vector<Decision>& in
         Decision moved = decision;
         moved.ring[from].n_layers -= count;
         moved.ring[to].n_layers += count;
-        fill_gpus(moved, from);
-        fill_gpus(moved, to);
+        fill_gpus(problem_, moved, from);
+        fill_gpus(problem_, moved, to);
         into.push_back(std::move(moved));
       }
     }
@@ -372,30 +463,34 @@ void Search::add_gpu_moves(const Decision& decision, std::vector<Decision>& into
         with(0);
       }
       if (on_gpus < share.n_layers) with(share.gpu_layers[gpu] + 1);
-      if (i > 0) continue;
-      // The output layer comes or goes, and layers make room for it.
-      for (std::uint32_t fewer = 0; fewer <= std::min(2u, share.gpu_layers[gpu]); ++fewer) {
-        Decision changed = decision;
-        const bool here = share.output_gpu == static_cast<int>(gpu);
-        if (here && fewer > 0) break;
-        changed.ring[0].output_gpu = here ? -1 : static_cast<int>(gpu);
-        changed.ring[0].gpu_layers[gpu] -= fewer;
-        into.push_back(std::move(changed));
+      for (std::size_t to = 0; to < share.gpu_layers.size(); ++to) {
+        for (std::uint32_t count = 1; to != gpu && count <= share.gpu_layers[gpu]; count *= 2) {
+          Decision shifted = decision;
+          shifted.ring[i].gpu_layers[gpu] -= count;
+          shifted.ring[i].gpu_layers[to] += count;
+          into.push_back(std::move(shifted));
+        }
       }
+    }
+    // The output layer goes elsewhere, and layers make room for it or take its place.
+    for (int gpu = -1; i == 0 && gpu < static_cast<int>(share.gpu_layers.size()); ++gpu) {
+      if (gpu == share.output_gpu) continue;
+      Decision changed = decision;
+      fill_gpus(problem_, changed, 0, gpu);
+      into.push_back(std::move(changed));
     }
   }
 }
 
 void Search::add_round_moves(const Decision& decision, std::vector<Decision>& into) const {
   if (decision.ring.size() == 1) return;
-  const std::uint32_t most =
-      problem_.request.max_rounds > 0 ? problem_.request.max_rounds : problem_.n_layers();
+  const std::uint32_t most = most_rounds();
   const std::uint32_t k = decision.rounds;
   for (const std::uint32_t rounds : {k - 1, k + 1, k / 2, k * 2}) {
     if (rounds < 1 || rounds > most || rounds == k) continue;
     Decision changed = decision;
     changed.rounds = rounds;
-    for (std::size_t i = 0; i < changed.ring.size(); ++i) fill_gpus(changed, i);
+    for (std::size_t i = 0; i < changed.ring.size(); ++i) fill_gpus(problem_, changed, i);
     into.push_back(std::move(changed));
   }
 }

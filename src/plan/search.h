@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "plan/evaluation.h"
@@ -24,6 +25,9 @@ class Search {
 
   // Sizes and, where it may be better than the best so far, simulates.
   void consider(const Decision& decision);
+
+  // All devices, orders, rounds and layer counts, where there are few enough; GPUs filled.
+  void consider_all();
 
   // From the best few considered, downhill.
   void improve();
@@ -45,6 +49,8 @@ class Search {
 
   Found descend(Found from);
   bool step(Found& from);
+  Found judge(const Sized& candidate, double target);
+  bool spent() const { return evaluation_.n_simulated() >= max_simulated_; }
   bool tune_slots(Found& from);
   bool tune_formats(Found& from);
   double value(const Sized& sized);
@@ -54,12 +60,17 @@ class Search {
   void add_device_moves(const Decision& decision, std::vector<Decision>& into) const;
   void add_gpu_moves(const Decision& decision, std::vector<Decision>& into) const;
   void add_round_moves(const Decision& decision, std::vector<Decision>& into) const;
-  void fill_gpus(Decision& decision, std::size_t position) const;
+  double count_structures() const;
+  double count_offloads() const;
+  void for_each_offload(Decision& decision, bool every,
+                        const std::function<void(const Decision&)>& visit) const;
+  std::uint32_t most_rounds() const;
   void order_ring(std::vector<Share>& ring) const;
 
   const Problem& problem_;
   Evaluation evaluation_;
   std::uint64_t max_simulated_;
+  double worth_tuning_;
   std::vector<Found> top_;  // best first, different in rounds or devices
   Found best_;
 };
