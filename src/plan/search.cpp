@@ -16,7 +16,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 // Slots are tuned for a neighbour that is no worse than this before: where few pieces make up a
 // window, slots matter more than the relaxed model knows, and trying is cheap.
 constexpr double kWorthTuning = 1.3;
-constexpr double kWorthTuningSmall = 4;
+constexpr double kWorthTuningSmall = 8;
 constexpr double kSmall = 64;  // layers times devices
 // Descents from this many starting points.
 constexpr std::size_t kMaxStarts = 4;
@@ -38,7 +38,7 @@ Search::Search(const Problem& problem) : problem_(problem), evaluation_(problem)
   // many, large ones must not take seconds.
   const double size =
       static_cast<double>(problem.n_layers()) * static_cast<double>(problem.n_devices());
-  worth_tuning_ = size <= kSmall ? kWorthTuningSmall : kWorthTuning;
+  small_ = size <= kSmall;
   max_simulated_ = static_cast<std::uint64_t>(std::clamp(4e5 / size, 150.0, 6000.0));
 }
 
@@ -299,19 +299,36 @@ bool Search::step(Found& from) {
 Search::Found Search::judge(const Sized& candidate, double target) {
   Found best{candidate.decision, value(candidate)};
   if (candidate.excess_bytes > 0) return best;
-  Decision least = candidate.decision;
-  for (Share& share : least.ring) {
-    if (share.slot_bytes > 0) share.slot_bytes = problem_.min_slots;
+  std::vector<Decision> others{evaluation_.size(candidate.decision, 1).decision,
+                               evaluation_.size(candidate.decision, 3).decision};
+  if (small_) {
+    for (const double share : {0.0, 0.5, 1.0}) {
+      others.push_back(with_slots(candidate.decision, share));
+    }
   }
-  for (const Decision& other : {evaluation_.size(candidate.decision, 1).decision,
-                                evaluation_.size(candidate.decision, 3).decision, least}) {
+  for (const Decision& other : others) {
     if (spent()) return best;
     if (other == candidate.decision) continue;
     const double seconds = evaluation_.simulate(other);
     if (seconds < best.seconds) best = {other, seconds};
   }
-  if (best.seconds >= target && best.seconds < worth_tuning_ * target) tune_slots(best);
+  const double worth_tuning = small_ ? kWorthTuningSmall : kWorthTuning;
+  if (best.seconds >= target && best.seconds < worth_tuning * target) tune_slots(best);
   return best;
+}
+
+// Slots between the fewest (0) and all the memory that KV cache leaves (1), where anything streams.
+Decision Search::with_slots(Decision decision, double share_of_room) const {
+  for (std::size_t i = 0; i < decision.ring.size(); ++i) {
+    Bytes& slots = decision.ring[i].slot_bytes;
+    if (slots == 0) continue;
+    const Load load = load_of(problem_, decision, i, windows_at(problem_, decision, i));
+    const double room =
+        capacity_of(problem_, decision.ring[i].device).budget_bytes - load.fixed_bytes;
+    const auto grids = static_cast<Bytes>(share_of_room * room) / problem_.slot_grid;
+    slots = std::max(problem_.min_slots, grids * problem_.slot_grid);
+  }
+  return decision;
 }
 
 bool Search::tune_slots(Found& from) {

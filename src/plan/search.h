@@ -51,6 +51,7 @@ class Search {
   bool step(Found& from);
   Found judge(const Sized& candidate, double target);
   bool spent() const { return evaluation_.n_simulated() >= max_simulated_; }
+  Decision with_slots(Decision decision, double share_of_room) const;
   bool tune_slots(Found& from);
   bool tune_formats(Found& from);
   double value(const Sized& sized);
@@ -70,7 +71,7 @@ class Search {
   const Problem& problem_;
   Evaluation evaluation_;
   std::uint64_t max_simulated_;
-  double worth_tuning_;
+  bool small_;
   std::vector<Found> top_;  // best first, different in rounds or devices
   Found best_;
 };
