@@ -39,7 +39,7 @@ Search::Search(const Problem& problem) : problem_(problem), evaluation_(problem)
   const double size =
       static_cast<double>(problem.n_layers()) * static_cast<double>(problem.n_devices());
   small_ = size <= kSmall;
-  max_simulated_ = static_cast<std::uint64_t>(std::clamp(4e5 / size, 150.0, 6000.0));
+  max_simulated_ = static_cast<std::uint64_t>(std::clamp(4e5 / size, 150.0, 12000.0));
 }
 
 // Cheapest hops first, from the head (nearest neighbour), then pairs swapped while that helps.
@@ -284,7 +284,7 @@ bool Search::step(Found& from) {
   const double target = from.seconds * (1 - kLeastGain);
   for (const Sized& candidate : sized) {
     if (candidate.excess_bytes == 0 && candidate.relaxed_seconds >= target) return false;
-    const Found found = judge(candidate, target);
+    const Found found = judge(candidate, target, &from.decision);
     if (found.seconds < target) {
       from = found;
       return true;
@@ -296,7 +296,7 @@ bool Search::step(Found& from) {
 
 // The value of a sized decision with wider slots too, where it streams, and slots tuned where that
 // may bring it below `target`.
-Search::Found Search::judge(const Sized& candidate, double target) {
+Search::Found Search::judge(const Sized& candidate, double target, const Decision* before) {
   Found best{candidate.decision, value(candidate)};
   if (candidate.excess_bytes > 0) return best;
   std::vector<Decision> others{evaluation_.size(candidate.decision, 1).decision,
@@ -305,6 +305,7 @@ Search::Found Search::judge(const Sized& candidate, double target) {
     for (const double share : {0.0, 0.5, 1.0}) {
       others.push_back(with_slots(candidate.decision, share));
     }
+    if (before != nullptr) others.push_back(with_slots_of(*before, candidate.decision));
   }
   for (const Decision& other : others) {
     if (spent()) return best;
@@ -315,6 +316,18 @@ Search::Found Search::judge(const Sized& candidate, double target) {
   const double worth_tuning = small_ ? kWorthTuningSmall : kWorthTuning;
   if (best.seconds >= target && best.seconds < worth_tuning * target) tune_slots(best);
   return best;
+}
+
+// The slots that each device had in `before`, where it streamed then and still does.
+Decision Search::with_slots_of(const Decision& before, Decision decision) const {
+  for (Share& share : decision.ring) {
+    for (const Share& was : before.ring) {
+      if (was.device == share.device && was.slot_bytes > 0 && share.slot_bytes > 0) {
+        share.slot_bytes = was.slot_bytes;
+      }
+    }
+  }
+  return decision;
 }
 
 // Slots between the fewest (0) and all the memory that KV cache leaves (1), where anything streams.

@@ -49,8 +49,9 @@ class Search {
 
   Found descend(Found from);
   bool step(Found& from);
-  Found judge(const Sized& candidate, double target);
+  Found judge(const Sized& candidate, double target, const Decision* before = nullptr);
   bool spent() const { return evaluation_.n_simulated() >= max_simulated_; }
+  Decision with_slots_of(const Decision& before, Decision decision) const;
   Decision with_slots(Decision decision, double share_of_room) const;
   bool tune_slots(Found& from);
   bool tune_formats(Found& from);
