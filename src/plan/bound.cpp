@@ -119,10 +119,8 @@ double lower_bound(const Problem& problem, double incumbent_seconds) {
   const Relaxation relaxation(problem, Relaxation::Classes::exact);
   const double tokens = problem.request.answer_tokens;
   switch (problem.request.objective) {
-    case Objective::tpot:
-      return least_tpot(problem, relaxation, incumbent_seconds);
-    case Objective::ttft:
-      return std::min(incumbent_seconds, least_ttft(problem, relaxation));
+    case Objective::tpot: return least_tpot(problem, relaxation, incumbent_seconds);
+    case Objective::ttft: return std::min(incumbent_seconds, least_ttft(problem, relaxation));
     case Objective::throughput:
       return least_seconds_per_token(problem, relaxation, incumbent_seconds);
     case Objective::answer: {

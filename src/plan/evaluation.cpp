@@ -160,15 +160,9 @@ double Evaluation::simulate(const Decision& decision) {
       return simulate_period(simulated_ring(problem_, decision, *layout, problem_.decode));
     };
     switch (problem_.request.objective) {
-      case Objective::tpot:
-        seconds = tpot();
-        break;
-      case Objective::ttft:
-        seconds = best_prompt(decision, *layout, nullptr);
-        break;
-      case Objective::throughput:
-        seconds = best_batch(decision, *layout, nullptr);
-        break;
+      case Objective::tpot: seconds = tpot(); break;
+      case Objective::ttft: seconds = best_prompt(decision, *layout, nullptr); break;
+      case Objective::throughput: seconds = best_batch(decision, *layout, nullptr); break;
       case Objective::answer:
         seconds = best_prompt(decision, *layout, nullptr) + problem_.request.answer_tokens * tpot();
         break;

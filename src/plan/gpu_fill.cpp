@@ -80,13 +80,9 @@ class Filler {
     // The whole prompt, or all sequences, as one step.
     const double another = n_kinds_ > 1 ? std::max(mine.compute_seconds[1], disk) : 0;
     switch (problem_.request.objective) {
-      case Objective::tpot:
-        quality.seconds = turns;
-        break;
+      case Objective::tpot: quality.seconds = turns; break;
       case Objective::ttft:
-      case Objective::throughput:
-        quality.seconds = another;
-        break;
+      case Objective::throughput: quality.seconds = another; break;
       case Objective::answer:
         quality.seconds = another + problem_.request.answer_tokens * turns;
         break;

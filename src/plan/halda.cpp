@@ -135,12 +135,9 @@ class Candidates {
 
 double objective_of(const Request& request, const Prediction& prediction) {
   switch (request.objective) {
-    case Objective::tpot:
-      return prediction.tpot_seconds;
-    case Objective::ttft:
-      return prediction.ttft_seconds;
-    case Objective::throughput:
-      return prediction.seconds_per_token;
+    case Objective::tpot: return prediction.tpot_seconds;
+    case Objective::ttft: return prediction.ttft_seconds;
+    case Objective::throughput: return prediction.seconds_per_token;
     case Objective::answer:
       return prediction.ttft_seconds + request.answer_tokens * prediction.tpot_seconds;
   }

@@ -59,4 +59,8 @@ Bytes kv_bytes(const ModelShape& shape, std::uint32_t n_ctx);
 // Pieces that `bytes` of a layer are cut into for streaming: equal, none above piece_bytes.
 std::uint32_t piece_count(Bytes bytes, Bytes piece_bytes);
 
+// Program and compute buffers for steps of up to 512 tokens: the two widest activations, the logits
+// of a token, and 64 MiB for program and graph.
+Bytes default_buffer_bytes(std::uint32_t n_embd, std::uint32_t n_ff, std::uint32_t n_vocab);
+
 }  // namespace prima::plan

@@ -26,9 +26,7 @@ constexpr std::size_t link_index(std::size_t n_devices, std::size_t a, std::size
   const std::size_t high = a < b ? b : a;
   return low * n_devices - low * (low + 1) / 2 + (high - low - 1);
 }
-constexpr std::size_t link_count(std::size_t n_devices) {
-  return n_devices * (n_devices - 1) / 2;
-}
+constexpr std::size_t link_count(std::size_t n_devices) { return n_devices * (n_devices - 1) / 2; }
 
 enum class Objective {
   answer,      // TTFT of a prompt plus the time of an answer: what a person waits for

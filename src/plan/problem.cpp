@@ -37,9 +37,7 @@ bool is_zero(const TokenTimes& times) {
                      [](double seconds) { return seconds == 0; });
 }
 
-bool is_rate(double per_second) {
-  return std::isfinite(per_second) && per_second > 0;
-}
+bool is_rate(double per_second) { return std::isfinite(per_second) && per_second > 0; }
 
 Status validate_layers(const std::string& where, const std::vector<LayerTimes>& layers,
                        const ModelShape& shape) {
@@ -157,46 +155,34 @@ StepCosts step_costs(const Cluster& cluster, const ModelShape& shape, double tok
   return costs;
 }
 
-Bytes less(Bytes a, Bytes b) {
-  return a > b ? a - b : 0;
-}
+Bytes less(Bytes a, Bytes b) { return a > b ? a - b : 0; }
 
 }  // namespace
 
 const char* to_string(Objective objective) {
   switch (objective) {
-    case Objective::answer:
-      return "answer";
-    case Objective::tpot:
-      return "tpot";
-    case Objective::ttft:
-      return "ttft";
-    case Objective::throughput:
-      return "throughput";
+    case Objective::answer: return "answer";
+    case Objective::tpot: return "tpot";
+    case Objective::ttft: return "ttft";
+    case Objective::throughput: return "throughput";
   }
   return "?";
 }
 
 const char* to_string(LinkFormat format) {
   switch (format) {
-    case LinkFormat::f32:
-      return "f32";
-    case LinkFormat::f16:
-      return "f16";
-    case LinkFormat::q8_0:
-      return "q8_0";
+    case LinkFormat::f32: return "f32";
+    case LinkFormat::f16: return "f16";
+    case LinkFormat::q8_0: return "q8_0";
   }
   return "?";
 }
 
 double bytes_per_element(LinkFormat format) {
   switch (format) {
-    case LinkFormat::f32:
-      return 4;
-    case LinkFormat::f16:
-      return 2;
-    case LinkFormat::q8_0:
-      return 34.0 / 32;  // 32 elements and their scale
+    case LinkFormat::f32: return 4;
+    case LinkFormat::f16: return 2;
+    case LinkFormat::q8_0: return 34.0 / 32;  // 32 elements and their scale
   }
   return 4;
 }

@@ -362,17 +362,10 @@ class Simulation {
     for (const Span& span : trace.spans) {
       const double seconds = std::min(span.end_seconds - span.start_seconds, period);
       switch (span.activity) {
-        case Activity::compute:
-          trace.time.compute_seconds += seconds;
-          break;
-        case Activity::disk_wait:
-          trace.time.disk_wait_seconds += seconds;
-          break;
-        case Activity::network:
-          trace.time.network_seconds += seconds;
-          break;
-        case Activity::disk_read:
-          break;  // beside the rest, not instead of it
+        case Activity::compute: trace.time.compute_seconds += seconds; break;
+        case Activity::disk_wait: trace.time.disk_wait_seconds += seconds; break;
+        case Activity::network: trace.time.network_seconds += seconds; break;
+        case Activity::disk_read: break;  // beside the rest, not instead of it
       }
       double begin = std::fmod(span.start_seconds - start, period);
       if (begin < 0) begin += period;
@@ -489,8 +482,6 @@ double simulate_period(const SimulatedRing& ring, std::vector<DeviceTrace>* trac
   return Simulation(ring, false).period(traces);
 }
 
-double simulate_prompt(const SimulatedRing& ring) {
-  return Simulation(ring, true).prompt();
-}
+double simulate_prompt(const SimulatedRing& ring) { return Simulation(ring, true).prompt(); }
 
 }  // namespace prima::plan
