@@ -4,8 +4,6 @@
 #include <cmath>
 #include <limits>
 
-#include "plan/simulator.h"
-
 namespace prima::plan {
 namespace {
 
@@ -122,12 +120,47 @@ double Evaluation::hops_seconds(const Decision& decision, const StepCosts& costs
   return sum * decision.rounds;
 }
 
-double Evaluation::best_prompt(const Decision& decision, const Layout& layout,
+// What a prompt takes at least: every step passes every device, every device computes every step,
+// and a disk reads a window's pieces once or, where the slots can't hold them, once for each step.
+double Evaluation::least_prompt(const SimulatedRing& ring) const {
+  double path = 0;
+  double busiest = 0;
+  for (const SimulatedDevice& device : ring.devices) {
+    double compute = 0;
+    double read = 0;
+    for (const auto& visit : device.visits) {
+      double bytes = 0;
+      for (const SimulatedItem& item : visit) {
+        compute += item.compute_seconds;
+        bytes += static_cast<double>(item.read_bytes);
+      }
+      const bool holds = bytes <= static_cast<double>(device.slot_bytes);
+      read += holds ? bytes : bytes * ring.steps;
+    }
+    path += compute;
+    busiest = std::max(busiest, compute * ring.steps);
+    // The output layer is computed once, for the last step.
+    if (&device == &ring.devices.front() && ring.steps > 1) {
+      for (const SimulatedItem& item : device.visits.back()) {
+        busiest -= item.compute_seconds * (ring.steps - 1);
+        read -= static_cast<double>(item.read_bytes) * (ring.steps - 1);
+      }
+      busiest = std::max(busiest, 0.0);
+    }
+    const double exposed = read - static_cast<double>(device.slot_bytes);
+    if (exposed > 0) busiest = std::max(busiest, exposed / device.disk_bytes_per_second);
+  }
+  return std::max(path, busiest);
+}
+
+double Evaluation::best_prompt(const Decision& decision, const Layout& layout, double target,
                                std::uint32_t* steps) const {
   double best = kInfinity;
   for (const StepCosts& costs : problem_.prefill) {
     if (costs.steps > 1 && decision.ring.size() == 1) break;  // nothing to overlap
-    const double seconds = simulate_prompt(simulated_ring(problem_, decision, layout, costs));
+    const SimulatedRing ring = simulated_ring(problem_, decision, layout, costs);
+    const double least = least_prompt(ring);
+    const double seconds = least >= std::min(best, target) ? least : simulate_prompt(ring);
     if (seconds < best) {
       best = seconds;
       if (steps != nullptr) *steps = costs.steps;
@@ -136,13 +169,16 @@ double Evaluation::best_prompt(const Decision& decision, const Layout& layout,
   return best;
 }
 
-double Evaluation::best_batch(const Decision& decision, const Layout& layout,
+double Evaluation::best_batch(const Decision& decision, const Layout& layout, double target,
                               std::uint32_t* steps) const {
   double best = kInfinity;
+  const double sequences = problem_.request.sequences;
   for (const StepCosts& costs : problem_.batch) {
     if (costs.steps > 1 && decision.ring.size() == 1) break;
-    const double seconds = simulate_period(simulated_ring(problem_, decision, layout, costs)) /
-                           problem_.request.sequences;
+    const SimulatedRing ring = simulated_ring(problem_, decision, layout, costs);
+    const double least = least_period(ring) / sequences;
+    const double seconds =
+        least >= std::min(best, target) ? least : simulate_period(ring) / sequences;
     if (seconds < best) {
       best = seconds;
       if (steps != nullptr) *steps = costs.steps;
@@ -151,33 +187,43 @@ double Evaluation::best_batch(const Decision& decision, const Layout& layout,
   return best;
 }
 
-double Evaluation::simulate(const Decision& decision) {
-  if (const auto found = seen_.find(decision); found != seen_.end()) return found->second;
-  double seconds = kInfinity;
-  if (const auto layout = lay_out(problem_, decision)) {
-    ++n_simulated_;
-    const auto tpot = [&] {
-      return simulate_period(simulated_ring(problem_, decision, *layout, problem_.decode));
-    };
-    switch (problem_.request.objective) {
-      case Objective::tpot: seconds = tpot(); break;
-      case Objective::ttft: seconds = best_prompt(decision, *layout, nullptr); break;
-      case Objective::throughput: seconds = best_batch(decision, *layout, nullptr); break;
-      case Objective::answer:
-        seconds = best_prompt(decision, *layout, nullptr) + problem_.request.answer_tokens * tpot();
-        break;
+double Evaluation::simulate_new(const Decision& decision, const Layout& layout,
+                                double target) const {
+  const auto tpot = [&] {
+    return simulate_period(simulated_ring(problem_, decision, layout, problem_.decode));
+  };
+  switch (problem_.request.objective) {
+    case Objective::tpot: return tpot();
+    case Objective::ttft: return best_prompt(decision, layout, target, nullptr);
+    case Objective::throughput: return best_batch(decision, layout, target, nullptr);
+    case Objective::answer: {
+      const double answer = problem_.request.answer_tokens * tpot();
+      if (answer >= target) return answer;
+      return answer + best_prompt(decision, layout, target - answer, nullptr);
     }
   }
-  seen_.emplace(decision, seconds);
-  return seconds;
+  return kInfinity;
+}
+
+double Evaluation::simulate(const Decision& decision, double target) {
+  Seen& seen = seen_.try_emplace(decision).first->second;
+  if (seen.exact || seen.seconds >= target) return seen.seconds;
+  seen.seconds = kInfinity;
+  seen.exact = true;
+  if (const auto layout = lay_out(problem_, decision)) {
+    ++n_simulated_;
+    seen.seconds = simulate_new(decision, *layout, target);
+    seen.exact = seen.seconds < target;
+  }
+  return seen.seconds;
 }
 
 Prediction Evaluation::predict(const Decision& decision, const Layout& layout) const {
   Prediction prediction;
   prediction.tpot_seconds =
       simulate_period(simulated_ring(problem_, decision, layout, problem_.decode));
-  prediction.ttft_seconds = best_prompt(decision, layout, &prediction.prefill_steps);
-  prediction.seconds_per_token = best_batch(decision, layout, &prediction.decode_steps);
+  prediction.ttft_seconds = best_prompt(decision, layout, kInfinity, &prediction.prefill_steps);
+  prediction.seconds_per_token = best_batch(decision, layout, kInfinity, &prediction.decode_steps);
   return prediction;
 }
 

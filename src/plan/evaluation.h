@@ -4,12 +4,14 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <unordered_map>
 #include <vector>
 
 #include "plan/layout.h"
 #include "plan/load.h"
 #include "plan/problem.h"
+#include "plan/simulator.h"
 
 namespace prima::plan {
 
@@ -38,8 +40,10 @@ class Evaluation {
   // says what the decision is worth at best.
   Sized size(Decision decision, std::uint32_t margin = 0) const;
 
-  // The objective by the simulator; infinite where a budget forbids it. Remembers what it has seen.
-  double simulate(const Decision& decision);
+  // The objective by the simulator; infinite where a budget forbids it. Where it can't be below
+  // `target`, it may be told too low, but not below `target`. Remembers what it has seen.
+  double simulate(const Decision& decision,
+                  double target = std::numeric_limits<double>::infinity());
 
   // All figures, for the chosen plan.
   Prediction predict(const Decision& decision, const Layout& layout) const;
@@ -53,14 +57,24 @@ class Evaluation {
 
   double relaxed_objective(const Decision& decision, const std::vector<Load>& loads,
                            double period_seconds) const;
-  double best_prompt(const Decision& decision, const Layout& layout, std::uint32_t* steps) const;
-  double best_batch(const Decision& decision, const Layout& layout, std::uint32_t* steps) const;
+  // The best way to cut the prompt, or the sequences, into steps; those that can't be below
+  // `target` are not simulated.
+  double best_prompt(const Decision& decision, const Layout& layout, double target,
+                     std::uint32_t* steps) const;
+  double best_batch(const Decision& decision, const Layout& layout, double target,
+                    std::uint32_t* steps) const;
+  double least_prompt(const SimulatedRing& ring) const;
+  double simulate_new(const Decision& decision, const Layout& layout, double target) const;
   double hops_seconds(const Decision& decision, const StepCosts& costs) const;
 
   const Problem& problem_;
   std::vector<const StepCosts*> kinds_;
   std::vector<Capacity> capacities_;
-  std::unordered_map<Decision, double, Hash> seen_;
+  struct Seen {
+    double seconds = 0;
+    bool exact = false;  // else a lower bound
+  };
+  std::unordered_map<Decision, Seen, Hash> seen_;
   std::uint64_t n_simulated_ = 0;
 };
 

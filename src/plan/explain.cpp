@@ -74,7 +74,9 @@ std::string bottleneck_of(const Plan& plan, const Problem& problem) {
          " on average.";
 }
 
-std::vector<LeftOut> left_out_of(const Plan& plan, const Problem& problem) {
+Result<std::vector<LeftOut>> left_out_of(const Plan& plan, const Cluster& cluster,
+                                         const ModelShape& shape) {
+  PRIMA_ASSIGN_OR_RETURN(const Problem problem, make_problem(cluster, shape, plan.request));
   std::vector<LeftOut> left_out;
   std::vector<std::uint32_t> layers(problem.n_devices(), 0);
   for (const DevicePlan& device : plan.ring) {

@@ -15,7 +15,8 @@ namespace prima::plan {
 std::string bottleneck_of(const Plan& plan, const Problem& problem);
 
 // The devices that the plan does not use, and why: what happens if they are used.
-std::vector<LeftOut> left_out_of(const Plan& plan, const Problem& problem);
+Result<std::vector<LeftOut>> left_out_of(const Plan& plan, const Cluster& cluster,
+                                         const ModelShape& shape);
 
 // One change to the cluster and what it would do.
 struct WhatIf {

@@ -272,7 +272,6 @@ Result<Plan> make_plan(const Cluster& cluster, const ModelShape& shape, const Re
   plan.n_simulated = search.n_simulated();
   plan.bound_seconds = lower_bound(problem, plan.objective_seconds);
   plan.bottleneck = bottleneck_of(plan, problem);
-  plan.left_out = left_out_of(plan, problem);
   return plan;
 }
 

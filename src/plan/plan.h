@@ -110,7 +110,8 @@ struct Plan {
   std::uint32_t n_layer = 0;
   std::uint32_t rounds = 1;
   std::vector<DevicePlan> ring;  // in ring order, the head first
-  std::vector<LeftOut> left_out;
+  std::vector<LeftOut>
+      left_out;  // filled by left_out_of (explain.h), which takes as long as planning
   std::uint32_t prefill_steps = 1;  // a prompt travels as so many steps of equal size
   std::uint32_t decode_steps = 1;   // `sequences` sequences travel as so many steps
 

@@ -39,7 +39,8 @@ Search::Search(const Problem& problem) : problem_(problem), evaluation_(problem)
   const double size =
       static_cast<double>(problem.n_layers()) * static_cast<double>(problem.n_devices());
   small_ = size <= kSmall;
-  max_simulated_ = static_cast<std::uint64_t>(std::clamp(4e5 / size, 150.0, 12000.0));
+  max_simulated_ = static_cast<std::uint64_t>(
+      std::clamp(size <= kSmall ? 12000.0 : 1.6e5 / size, 150.0, 12000.0));
 }
 
 // Cheapest hops first, from the head (nearest neighbour), then pairs swapped while that helps.
@@ -101,9 +102,9 @@ Decision Search::decide(const std::vector<std::uint32_t>& layers, std::uint32_t 
   return decision;
 }
 
-double Search::value(const Sized& sized) {
+double Search::value(const Sized& sized, double target) {
   if (sized.excess_bytes > 0) return kNothing * (1 + sized.excess_bytes / 1e12);
-  const double seconds = evaluation_.simulate(sized.decision);
+  const double seconds = evaluation_.simulate(sized.decision, target);
   return std::isfinite(seconds) ? seconds : 2 * kNothing;
 }
 
@@ -297,8 +298,10 @@ bool Search::step(Found& from) {
 // The value of a sized decision with wider slots too, where it streams, and slots tuned where that
 // may bring it below `target`.
 Search::Found Search::judge(const Sized& candidate, double target, const Decision* before) {
-  Found best{candidate.decision, value(candidate)};
-  if (candidate.excess_bytes > 0) return best;
+  // Beyond what is worth tuning it does not matter how much.
+  const double limit = target * (small_ ? kWorthTuningSmall : kWorthTuning);
+  Found best{candidate.decision, value(candidate, limit)};
+  if (candidate.excess_bytes > 0 || (best.seconds >= limit && !small_)) return best;
   std::vector<Decision> others{evaluation_.size(candidate.decision, 1).decision,
                                evaluation_.size(candidate.decision, 3).decision};
   if (small_) {
@@ -310,11 +313,10 @@ Search::Found Search::judge(const Sized& candidate, double target, const Decisio
   for (const Decision& other : others) {
     if (spent()) return best;
     if (other == candidate.decision) continue;
-    const double seconds = evaluation_.simulate(other);
+    const double seconds = evaluation_.simulate(other, best.seconds);
     if (seconds < best.seconds) best = {other, seconds};
   }
-  const double worth_tuning = small_ ? kWorthTuningSmall : kWorthTuning;
-  if (best.seconds >= target && best.seconds < worth_tuning * target) tune_slots(best);
+  if (best.seconds >= target && best.seconds < limit) tune_slots(best);
   return best;
 }
 
@@ -356,8 +358,9 @@ bool Search::tune_slots(Found& from) {
                          grids * static_cast<std::int64_t>(problem_.slot_grid);
       if (slots < static_cast<std::int64_t>(problem_.min_slots)) continue;
       changed.ring[i].slot_bytes = static_cast<Bytes>(slots);
-      const double seconds = evaluation_.simulate(changed);
-      if (seconds >= from.seconds * (1 - kLeastGain)) continue;
+      const double target = from.seconds * (1 - kLeastGain);
+      const double seconds = evaluation_.simulate(changed, target);
+      if (seconds >= target) continue;
       from = {changed, seconds};
       improved = true;
     }
@@ -371,8 +374,9 @@ bool Search::tune_formats(Found& from) {
     for (const LinkFormat format : problem_.request.link_formats) {
       Decision changed = from.decision;
       changed.hop_formats[i] = format;
-      const double seconds = evaluation_.simulate(changed);
-      if (seconds > from.seconds * (1 - kLeastFormatGain)) continue;
+      const double target = from.seconds * (1 - kLeastFormatGain);
+      const double seconds = evaluation_.simulate(changed, target);
+      if (seconds >= target) continue;
       from = {changed, seconds};
       improved = true;
     }

@@ -55,7 +55,7 @@ class Search {
   Decision with_slots(Decision decision, double share_of_room) const;
   bool tune_slots(Found& from);
   bool tune_formats(Found& from);
-  double value(const Sized& sized);
+  double value(const Sized& sized, double target);
   void remember(const Found& found);
   std::vector<Decision> neighbours(const Decision& decision) const;
   void add_layer_moves(const Decision& decision, std::vector<Decision>& into) const;

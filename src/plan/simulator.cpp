@@ -41,12 +41,6 @@ class DeviceState {
 
   bool streams() const { return !piece_bytes_.empty(); }
   double disk_free() const { return disk_free_; }
-  // Seconds that the disk reads for one token of every step.
-  double read_seconds() const {
-    double bytes = 0;
-    for (const Bytes piece : piece_bytes_) bytes += static_cast<double>(piece);
-    return bytes > 0 ? bytes / device_.disk_bytes_per_second : 0;
-  }
 
   // Runs visit `v` for step `step` from `start`; returns its end.
   double run(std::uint32_t v, std::uint32_t step, double start, DeviceTrace* trace) {
@@ -92,7 +86,8 @@ class DeviceState {
   // When piece `piece` has been read. Called once for each, in order of use.
   double wait_for(std::uint32_t piece, double now, DeviceTrace* trace) {
     const auto n = static_cast<std::uint32_t>(piece_bytes_.size());
-    const double slot_free = consumed_[(piece + n - reach_[piece]) % n];
+    const std::uint32_t reach = reach_[piece];
+    const double slot_free = consumed_[piece >= reach ? piece - reach : piece + n - reach];
     const double begin = std::max(disk_free_, slot_free);
     disk_free_ = begin + static_cast<double>(piece_bytes_[piece]) / device_.disk_bytes_per_second;
     if (trace != nullptr) {
@@ -108,12 +103,21 @@ class DeviceState {
     const std::size_t n = piece_bytes_.size();
     reach_.resize(n);
     Bytes held = 0;
-    std::size_t first = 0;  // of the pieces held, counted from the cycle before
-    for (std::size_t i = 0; i < 2 * n; ++i) {
-      held += piece_bytes_[i % n];
-      while (held > device_.slot_bytes || i - first >= n) held -= piece_bytes_[first++ % n];
-      assert(first <= i);
-      reach_[i % n] = static_cast<std::uint32_t>(i + 1 - first);
+    std::size_t first = 0;  // the oldest piece held, cyclically
+    std::uint32_t count = 0;
+    // The first time round finds what is held when the cycle begins again.
+    for (int turn = 0; turn < 2; ++turn) {
+      for (std::size_t i = 0; i < n; ++i) {
+        held += piece_bytes_[i];
+        ++count;
+        while (held > device_.slot_bytes || count > n) {
+          held -= piece_bytes_[first];
+          if (++first == n) first = 0;
+          --count;
+        }
+        assert(count > 0);
+        reach_[i] = count;
+      }
     }
   }
 
@@ -159,8 +163,8 @@ class Simulation {
     for (const SimulatedDevice& device : ring.devices) {
       states_.emplace_back(device, ring.steps, is_prompt);
       in_waves_ = in_waves_ || states_.back().streams();
-      busiest_ = std::max({busiest_, states_.back().read_seconds(), compute_seconds(device)});
     }
+    busiest_ = is_prompt ? 0 : least_period(ring);
     busy_.assign(n_, false);
     expected_.assign(n_, 0);
     waiting_.resize(n_);
@@ -214,14 +218,6 @@ class Simulation {
       seen = true;
     }
   };
-
-  double compute_seconds(const SimulatedDevice& device) const {
-    double sum = 0;
-    for (const auto& visit : device.visits) {
-      for (const SimulatedItem& item : visit) sum += item.compute_seconds;
-    }
-    return is_prompt_ ? 0 : sum * ring_.steps;
-  }
 
   bool is_last_output(const Event& event) const {
     return event.is_end && places_[event.step].visit == ring_.rounds &&
@@ -480,6 +476,25 @@ SimulatedRing simulated_ring(const Problem& problem, const Decision& decision, c
 
 double simulate_period(const SimulatedRing& ring, std::vector<DeviceTrace>* traces) {
   return Simulation(ring, false).period(traces);
+}
+
+double least_period(const SimulatedRing& ring) {
+  double busiest = 0;
+  for (const SimulatedDevice& device : ring.devices) {
+    double compute = 0;
+    double read = 0;
+    for (const auto& visit : device.visits) {
+      Bytes bytes = 0;
+      for (const SimulatedItem& item : visit) {
+        compute += item.compute_seconds * ring.steps;
+        bytes += item.read_bytes;
+      }
+      read += static_cast<double>(bytes) * (bytes <= device.slot_bytes ? 1 : ring.steps);
+    }
+    busiest = std::max(busiest, compute);
+    if (read > 0) busiest = std::max(busiest, read / device.disk_bytes_per_second);
+  }
+  return busiest;
 }
 
 double simulate_prompt(const SimulatedRing& ring) { return Simulation(ring, true).prompt(); }
