@@ -21,6 +21,10 @@ class InterruptGuard {
   bool interrupted() const;
   void clear();
 
+  // Waits until there is something to read, or the end; false if Ctrl-C came first, even if it came
+  // before the call.
+  bool wait_readable(int descriptor) const;
+
  private:
   struct sigaction before_ {};
 };

@@ -1,8 +1,11 @@
 #include "cli/run_chat.h"
 
+#include <array>
 #include <cstdio>
-#include <iostream>
+#include <optional>
 #include <string>
+
+#include <unistd.h>
 
 #include "cli/exit_code.h"
 #include "cli/run_prompt.h"
@@ -20,12 +23,34 @@ Messages new_conversation(const RunOptions& options) {
   return messages;
 }
 
-// One line from the terminal; false at its end.
-bool read_line(std::string& line) {
-  std::fputs("> ", stderr);
-  std::fflush(stderr);
-  return static_cast<bool>(std::getline(std::cin, line));
-}
+// Lines from the terminal.
+class LineReader {
+ public:
+  explicit LineReader(const InterruptGuard& interrupt) : interrupt_(interrupt) {}
+
+  // nullopt at the end of input (Ctrl-D) and at Ctrl-C.
+  std::optional<std::string> next() {
+    std::fputs("> ", stderr);
+    std::fflush(stderr);
+    for (;;) {
+      const std::size_t end = read_.find('\n');
+      if (end != std::string::npos) {
+        std::string line = read_.substr(0, end);
+        read_.erase(0, end + 1);
+        return line;
+      }
+      std::array<char, 4096> buffer;
+      if (!interrupt_.wait_readable(STDIN_FILENO)) return std::nullopt;
+      const ssize_t n = ::read(STDIN_FILENO, buffer.data(), buffer.size());
+      if (n <= 0) return std::nullopt;
+      read_.append(buffer.data(), static_cast<std::size_t>(n));
+    }
+  }
+
+ private:
+  const InterruptGuard& interrupt_;
+  std::string read_;  // beyond the lines returned
+};
 
 Result<generate::Answer> reply(const AnswerContext& context,
                                const text::ChatTemplate& chat_template, const Messages& messages,
@@ -43,13 +68,14 @@ Status chat(const AnswerContext& context, const text::ChatTemplate& chat_templat
   std::fputs("Ctrl-C ends an answer, /reset starts a new conversation, Ctrl-D leaves.\n", stderr);
   generate::Sequence sequence(0);
   Messages messages = new_conversation(context.options);
-  for (std::string line; read_line(line);) {
-    if (line.empty()) continue;
-    if (line == "/reset") {
+  LineReader lines(context.interrupt);
+  while (const auto line = lines.next()) {
+    if (line->empty()) continue;
+    if (*line == "/reset") {
       messages = new_conversation(context.options);
       continue;
     }
-    messages.push_back({"user", line});
+    messages.push_back({"user", *line});
     const auto answer = reply(context, chat_template, messages, sequence, n_ctx_train);
     if (!answer && answer.error().code != ErrorCode::invalid_argument) {
       return tl::unexpected(answer.error());
