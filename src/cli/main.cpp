@@ -22,7 +22,7 @@ constexpr const char* kExamples =
     "      prima run -m model.gguf -p \"Why is the sky blue?\"\n"
     "  Chat (no prompt given); Ctrl-D leaves:\n"
     "      prima run -m model.gguf\n"
-    "  Share the work: \"prima join\" on the other devices, then here\n"
+    "  Share the work: \"prima join -m model.gguf\" on two other devices, then here\n"
     "      prima run -m model.gguf --workers 2 -p \"Why is the sky blue?\"\n"
     "\n"
     "Each subcommand explains itself: prima run --help\n";
