@@ -75,6 +75,7 @@ class LayerBuilder {
     }
     heads.q = rope(heads.q);
     heads.k = rope(heads.k);
+    if (arch_.scaled_query) heads.q = ggml_scale(ctx_, heads.q, hp_.attention_scale);
     return heads;
   }
 
@@ -140,9 +141,10 @@ class LayerBuilder {
                           ggml_row_size(cache->type, hp_.head_dim), 0);
     };
     ggml_tensor* mask = hp_.has_sliding_window(layer_) ? inputs_.mask_windowed : inputs_.mask;
+    const float scale = arch_.scaled_query ? 1.0f : hp_.attention_scale;
     ggml_tensor* y = ggml_flash_attn_ext(
         ctx_, ggml_permute(ctx_, q, 0, 2, 1, 3), read(model_.kv_cache.keys(layer_)),
-        read(model_.kv_cache.values(layer_)), mask, hp_.attention_scale, 0.0f, 0.0f);
+        read(model_.kv_cache.values(layer_)), mask, scale, 0.0f, 0.0f);
     ggml_prec_set_acc(y, GGML_PREC_F32);
     y = ggml_reshape_2d(ctx_, y, hp_.n_embd_q(), shape_.n_tokens);
     return linear(y, TensorRole::attention_output, TensorRole::attention_output_bias);

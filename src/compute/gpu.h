@@ -19,7 +19,7 @@ namespace prima::compute {
 
 struct GpuInfo {
   std::string name;         // "CUDA0": what GpuPlacement::device takes
-  std::string description;  // "NVIDIA GeForce RTX 3070"
+  std::string description{};  // "NVIDIA GeForce RTX 3070"
   Bytes memory_total = 0;
   Bytes memory_free = 0;
   bool unified_memory = false;  // shared with the CPU

@@ -20,18 +20,19 @@ enum class Activation { silu, gelu };
 struct Architecture {
   std::string_view name;  // the GGUF's general.architecture
   RopePairs rope_pairs;
-  Activation activation;    // of the gate, multiplied by `up`
-  bool fused_qkv;           // attn_qkv holds q, k and v, rows in this order
-  bool fused_gate_up;       // ffn_up holds gate and up, rows in this order
-  bool qk_norm;             // RMS norm of each head of q and k, before rope
-  bool post_norms;          // RMS norm after attention and after feed-forward, before the residual
-  bool scaled_embedding;    // embeddings are multiplied by sqrt(n_embd)
-  bool alternating_window;  // sliding_window applies to all but every 6th layer
-  bool needs_experts;       // every layer has experts
-  bool experts;             // may have experts
-  bool partial_rope;        // fewer elements than a head has may rotate
-  bool biases;              // attention output and feed-forward may have biases
-  bool rope_factors;        // rope factors (one set, or long and short ones) are used if present
+  Activation activation;       // of the gate, multiplied by `up`
+  bool fused_qkv = false;      // attn_qkv holds q, k and v, rows in this order
+  bool fused_gate_up = false;  // ffn_up holds gate and up, rows in this order
+  bool qk_norm = false;        // RMS norm of each head of q and k, before rope
+  bool post_norms = false;  // RMS norm after attention and after feed-forward, before the residual
+  bool scaled_embedding = false;    // embeddings are multiplied by sqrt(n_embd)
+  bool alternating_window = false;  // sliding_window applies to all but every 6th layer
+  bool needs_experts = false;       // every layer has experts
+  bool experts = false;             // may have experts
+  bool partial_rope = false;        // fewer elements than a head has may rotate
+  bool biases = false;              // attention output and feed-forward may have biases
+  bool rope_factors = false;  // rope factors (one set, or long and short ones) are used if present
+  bool scaled_query = false;  // q is scaled before it is rounded to f16, not q.k after
 };
 
 std::span<const Architecture> architectures();

@@ -57,7 +57,9 @@ struct MetadataType {
   GgufType type = GgufType::uint32;
   GgufType element = GgufType::uint32;  // of arrays
 
-  friend bool operator==(const MetadataType&, const MetadataType&) = default;
+  friend bool operator==(const MetadataType& a, const MetadataType& b) {
+    return a.type == b.type && (a.type != GgufType::array || a.element == b.element);
+  }
 };
 
 class Metadata {

@@ -200,6 +200,18 @@ struct Plan {
   std::string header;
 };
 
+// The largest shapes that the loader allows have more bytes in all than 64 bits count.
+Status check_total_size(std::span<const GgufTensor> tensors) {
+  constexpr double kMost = 1e18;
+  double total = 0;
+  for (const GgufTensor& tensor : tensors) {
+    total += static_cast<double>(ggml_row_size(tensor.type, tensor.shape[0])) *
+             static_cast<double>(tensor.shape[1] * tensor.shape[2]);
+  }
+  if (total <= kMost) return {};
+  return bad_option("a model of this shape is larger than any disk", "Choose a smaller shape");
+}
+
 Result<Plan> make_plan(const SynthOptions& options) {
   PRIMA_RETURN_IF_ERROR(check_options(options));
   PRIMA_ASSIGN_OR_RETURN(const auto mixture, parse_mixture(options.mixture, options.pure));
@@ -221,6 +233,7 @@ Result<Plan> make_plan(const SynthOptions& options) {
     plan.roles.push_back(expected);
     plan.tensors.push_back(std::move(tensor));
   }
+  PRIMA_RETURN_IF_ERROR(check_total_size(plan.tensors));
   plan.header = encode_gguf_header(plan.metadata, plan.tensors);
   return plan;
 }

@@ -54,6 +54,7 @@ void extend_lists(const ModelFile& source, std::uint32_t n_layer, Metadata& meta
     const auto* array = std::get_if<MetadataArray>(&value);
     if (array == nullptr || !key.starts_with(prefix)) continue;
     MetadataArray longer = *array;
+    const bool is_window_pattern = key == window_key;
     std::visit(
         [&](auto& elements) {
           if (elements.size() != model.n_layer) return;
@@ -61,7 +62,7 @@ void extend_lists(const ModelFile& source, std::uint32_t n_layer, Metadata& meta
             if constexpr (std::is_same_v<std::decay_t<decltype(elements)>,
                                          std::vector<std::string>>) {
               elements.push_back(elements[layer % model.n_layer]);
-            } else if (key == window_key) {
+            } else if (is_window_pattern) {
               elements.push_back(model.has_sliding_window(layer) ? 1 : 0);
             } else {
               const auto element = elements[layer % model.n_layer];

@@ -84,10 +84,7 @@ std::string type_text(MetadataType type) {
 Status check_types(const Checked& model) {
   for (const ExpectedType& expected : kExpectedTypes) {
     const auto type = model.metadata.type(expected.key);
-    if (!type) continue;
-    const bool same = type->type == expected.type.type &&
-                      (type->type != GgufType::array || type->element == expected.type.element);
-    if (same) continue;
+    if (!type || *type == expected.type) continue;
     return model.corrupt(expected.key, fmt::format("is of type {}; {} is expected",
                                                    type_text(*type), type_text(expected.type)));
   }

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include <llama.h>
@@ -35,6 +36,15 @@ class LlamaReference {
 
   bool valid() const { return context_ != nullptr; }
   const llama_model* model() const { return model_.get(); }
+
+  std::vector<std::int32_t> tokenize(std::string_view text) const {
+    std::vector<std::int32_t> tokens(text.size() + 2);
+    const int n = llama_tokenize(llama_model_get_vocab(model_.get()), text.data(),
+                                 static_cast<int>(text.size()), tokens.data(),
+                                 static_cast<int>(tokens.size()), true, true);
+    tokens.resize(static_cast<std::size_t>(n > 0 ? n : 0));
+    return tokens;
+  }
 
   // Logits of the last token after `tokens` have been added; empty on failure.
   std::vector<float> decode(std::span<const std::int32_t> tokens) {
