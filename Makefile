@@ -3,6 +3,8 @@
 BUILD := build/release
 TIMED := @tools/timed.sh
 
+export QUESTION
+
 .DEFAULT_GOAL := help
 .PHONY: help setup configure build build-all demo test bench format lint clean
 
@@ -21,8 +23,8 @@ build: configure ## Build the executable, build/release/prima
 build-all: configure
 	$(TIMED) "Building" cmake --build --preset release
 
-demo: build ## A chat model answers through a ring of three processes on this machine
-	@tools/demo.sh $(BUILD)/prima
+demo: build ## A chat model answers through a ring of three processes (QUESTION="...")
+	@tools/demo.sh $(BUILD)/prima $(if $(QUESTION),"$$QUESTION")
 
 test: build-all ## Build and run all tests
 	@ctest --preset release

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,6 +27,7 @@
 #include "base/units.h"
 #include "compute/step.h"
 #include "model/model_file.h"
+#include "weights/streaming_options.h"
 
 namespace prima::compute {
 
@@ -54,13 +56,19 @@ struct ExecutorOptions {
   int n_threads = 0;                  // 0: one per physical core
   bool repack = true;                 // weights in the processor's own layout, where ggml has one
   std::vector<GpuPlacement> gpus{};   // what they do not hold is the CPU's
+  // Memory for weights, KV cache and compute buffers of the CPU together. What of the weights does
+  // not fit is streamed from disk. Without it all is held in memory.
+  std::optional<Bytes> memory{};
+  weights::StreamingOptions streaming{};
 };
 
 struct ExecutorMemory {
   Bytes weights = 0;
   Bytes kv_cache = 0;
   Bytes compute_buffers = 0;
-  Bytes gpu = 0;  // all three, in the GPUs' own memory
+  Bytes gpu = 0;       // all three, in the GPUs' own memory
+  Bytes slots = 0;     // part of weights: what streamed weights pass through
+  Bytes streamed = 0;  // not memory: weights read from disk for every step
 };
 
 // Called while weights load, with bytes done and bytes in all; returning false cancels.

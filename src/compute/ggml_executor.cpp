@@ -136,6 +136,7 @@ Status GgmlExecutor::add_cpu(const LoadProgress& progress) {
       extends = on_cpu;
     }
   }
+  if (options_.memory) return add_streamed(options, progress);
   weights::ResidentRequest request;
   request.layers = layers_of(options.layers);
   request.embedding = options_.is_head;
@@ -144,6 +145,31 @@ Status GgmlExecutor::add_cpu(const LoadProgress& progress) {
   PRIMA_ASSIGN_OR_RETURN(auto weights, weights::load_resident_weights(model_, request, progress));
   embedding_ = weights->find(model::TensorRole::token_embedding, -1);
   return add(options, std::move(weights));
+}
+
+// What the KV cache and the compute buffers leave of the memory is for weights.
+Status GgmlExecutor::add_streamed(const LayerDeviceOptions& options, const LoadProgress& progress) {
+  const weights::WeightLayout layout =
+      weights::gguf_layout(model_, {.layers = layers_of(options.layers),
+                                    .embedding = options_.is_head,
+                                    .output = options.output_layer});
+  PRIMA_ASSIGN_OR_RETURN(auto weights, weights::StreamedWeights::open(layout, options_.streaming));
+  streamed_weights_ = weights.get();
+  embedding_ = weights->find(model::TensorRole::token_embedding, -1);
+  PRIMA_RETURN_IF_ERROR(add(options, std::move(weights)));
+  const LayerDevice& device = *devices_.back();
+  const Bytes others = device.kv_cache_bytes() + device.compute_buffer_bytes();
+  const Bytes enough = others + streamed_weights_->smallest_budget();
+  if (*options_.memory < enough) {
+    return fail(ErrorCode::resource_exhausted,
+                format_bytes(*options_.memory) + " of memory are too little: KV cache " +
+                    format_bytes(device.kv_cache_bytes()) + ", compute buffers " +
+                    format_bytes(device.compute_buffer_bytes()) + ", weights at least " +
+                    format_bytes(streamed_weights_->smallest_budget()),
+                "At least " + format_bytes(enough) + " (" + std::to_string(enough) +
+                    " bytes) are needed; a smaller context (-c) needs less");
+  }
+  return streamed_weights_->start(*options_.memory - others, progress);
 }
 
 Status GgmlExecutor::embed(std::span<const std::int32_t> tokens, std::vector<float>& hidden) {
@@ -236,6 +262,11 @@ ExecutorMemory GgmlExecutor::memory() const {
       memory.kv_cache += device->kv_cache_bytes();
       memory.compute_buffers += device->compute_buffer_bytes();
     }
+  }
+  if (streamed_weights_ != nullptr) {
+    const weights::WeightMemory weights = streamed_weights_->memory();
+    memory.slots = weights.slots;
+    memory.streamed = weights.streamed;
   }
   return memory;
 }

@@ -7,6 +7,7 @@
 #include "compute/executor.h"
 #include "compute/kv_cells.h"
 #include "compute/layer_device.h"
+#include "weights/streamed_weights.h"
 
 namespace prima::compute {
 
@@ -29,6 +30,7 @@ class GgmlExecutor final : public Executor {
 
   Status add_gpu(const GpuPlacement& placement, const LoadProgress& progress);
   Status add_cpu(const LoadProgress& progress);
+  Status add_streamed(const LayerDeviceOptions& options, const LoadProgress& progress);
   Status add(const LayerDeviceOptions& options, std::unique_ptr<weights::Weights> weights);
   Status check_windows() const;
   Status check_held(LayerRange layers) const;
@@ -37,9 +39,10 @@ class GgmlExecutor final : public Executor {
   ExecutorOptions options_;
   KvCells cells_;
   std::vector<std::unique_ptr<LayerDevice>> devices_;
-  std::vector<LayerDevice*> device_of_layer_;  // null: another device of the ring has it
-  LayerDevice* output_device_ = nullptr;       // null at a worker
-  ggml_tensor* embedding_ = nullptr;           // null at a worker
+  std::vector<LayerDevice*> device_of_layer_;             // null: another device of the ring has it
+  LayerDevice* output_device_ = nullptr;                  // null at a worker
+  ggml_tensor* embedding_ = nullptr;                      // null at a worker
+  weights::StreamedWeights* streamed_weights_ = nullptr;  // the CPU's, if within a memory budget
 };
 
 }  // namespace prima::compute

@@ -35,6 +35,11 @@ Status no_memory_for_buffers(ggml_backend_dev_t device) {
               "Give a smaller context (-c) or fewer GPU layers");
 }
 
+bool takes_long(const ggml_tensor* node) {
+  return node->op == GGML_OP_MUL_MAT || node->op == GGML_OP_MUL_MAT_ID ||
+         node->op == GGML_OP_FLASH_ATTN_EXT;
+}
+
 }  // namespace
 
 LayerDevice::LayerDevice(const model::Hyperparameters& hyperparameters,
@@ -185,6 +190,8 @@ Status LayerDevice::reserve() {
   return {};
 }
 
+// A new piece begins before the first use of each stage, and before an operation that takes long
+// while a stage that is not needed any more is held: its slot could be read into meanwhile.
 void LayerDevice::cut_into_pieces(BuiltGraph& built) const {
   const int n_nodes = ggml_graph_n_nodes(built.graph);
   std::unordered_map<weights::StageIndex, int> last_use;
@@ -210,7 +217,11 @@ void LayerDevice::cut_into_pieces(BuiltGraph& built) const {
     stages_of(node, [&](weights::StageIndex stage) {
       if (std::find(held.begin(), held.end(), stage) == held.end()) wanted.push_back(stage);
     });
-    if (wanted.empty()) continue;
+    const bool holds_needlessly =
+        std::any_of(held.begin(), held.end(),
+                    [&](weights::StageIndex stage) { return last_use[stage] < node; });
+    const bool gives_up = holds_needlessly && takes_long(ggml_graph_node(built.graph, node));
+    if (wanted.empty() && !gives_up) continue;
     if (node > pieces.back().first) {
       auto& release = pieces.back().second.release;
       std::erase_if(held, [&](weights::StageIndex stage) {
@@ -247,16 +258,28 @@ void LayerDevice::cut_into_pieces(BuiltGraph& built) const {
 }
 
 Status LayerDevice::compute(BuiltGraph& built) {
+  std::vector<weights::StageIndex> held;
+  const Status status = compute_pieces(built, held);
+  for (const weights::StageIndex stage : held) weights_->release(stage);  // left after an error
+  return status;
+}
+
+Status LayerDevice::compute_pieces(const BuiltGraph& built,
+                                   std::vector<weights::StageIndex>& held) {
   for (const Piece& piece : built.pieces) {
     for (const weights::StageIndex stage : piece.acquire) {
       PRIMA_RETURN_IF_ERROR(weights_->acquire(stage));
+      held.push_back(stage);
     }
     const ggml_status status = ggml_backend_graph_compute(backend_.get(), piece.graph);
-    for (const weights::StageIndex stage : piece.release) weights_->release(stage);
     if (status != GGML_STATUS_SUCCESS) {
       return fail(
           status == GGML_STATUS_ALLOC_FAILED ? ErrorCode::resource_exhausted : ErrorCode::internal,
           std::string("computing failed: ") + ggml_status_to_string(status));
+    }
+    for (const weights::StageIndex stage : piece.release) {
+      weights_->release(stage);
+      std::erase(held, stage);
     }
   }
   return {};

@@ -87,6 +87,7 @@ class LayerDevice {
   Status check_operations(const BuiltGraph& built) const;
   Status reserve();
   Status compute(BuiltGraph& built);
+  Status compute_pieces(const BuiltGraph& built, std::vector<weights::StageIndex>& held);
   void set_inputs(const BuiltGraph& built, const Step& step, const KvCells& cells,
                   std::span<const float> hidden);
 

@@ -6,11 +6,13 @@
 #include <cstring>
 #include <string>
 
+#include "model/random_blocks.h"
+
 namespace prima::model {
 namespace {
 
-// Enough that products of a pool's blocks look independent. Quantizing the larger takes a second in
-// the slowest types, so small tensors make do with the smaller.
+// Enough that products of a pool's blocks look independent. Small tensors make do with the smaller,
+// which takes less time to quantize.
 constexpr std::int64_t kPoolElements = 1 << 19;
 constexpr std::int64_t kSmallPoolElements = 1 << 16;
 constexpr std::int64_t kSmallTensorElements = 1 << 22;
@@ -49,15 +51,10 @@ bool rows_would_repeat(const Granules& granules, std::int64_t columns) {
   return in_a_row * std::log2(static_cast<double>(granules.count)) < kRowBits;
 }
 
-// Types that want an importance matrix get one in which every weight matters equally; for the
-// others that would only be slower.
 void quantize(ggml_type type, std::span<const float> weights, std::int64_t columns,
               std::byte* out) {
   const auto n = static_cast<std::int64_t>(weights.size());
-  std::vector<float> importance;
-  if (ggml_quantize_requires_imatrix(type)) importance.assign(static_cast<std::size_t>(columns), 1);
-  ggml_quantize_chunk(type, weights.data(), out, 0, n / columns, columns,
-                      importance.empty() ? nullptr : importance.data());
+  ggml_quantize_chunk(type, weights.data(), out, 0, n / columns, columns, nullptr);
 }
 
 float root_mean_square(ggml_type type, std::span<const std::byte> bytes, std::int64_t n) {
@@ -141,6 +138,7 @@ const RandomWeights::Pool& RandomWeights::pool_for(const PoolKey& key) {
 }
 
 Status RandomWeights::generate(const Tensor& tensor, const ByteSink& sink) {
+  if (has_random_blocks(tensor.type)) return write_random_blocks(tensor, sink);
   const bool small = tensor.columns * tensor.rows <= kSmallTensorElements;
   const PoolKey key{tensor.type, tensor.deviation, small ? kSmallPoolElements : kPoolElements};
   if (tensor.distinct_rows &&
@@ -165,6 +163,21 @@ Status RandomWeights::compose(const Tensor& tensor, const PoolKey& key, const By
     }
     PRIMA_RETURN_IF_ERROR(sink(std::span(buffer).first(count)));
     size -= count;
+  }
+  return {};
+}
+
+Status RandomWeights::write_random_blocks(const Tensor& tensor, const ByteSink& sink) {
+  const ggml_fp16_t scale = random_block_scale(tensor.type, tensor.deviation);
+  Random random(seed_for(seed_, tensor.name));
+  const Bytes block = ggml_type_size(tensor.type);
+  std::vector<std::byte> buffer(kBufferSize / block * block);
+  Bytes size = ggml_row_size(tensor.type, tensor.columns) * static_cast<Bytes>(tensor.rows);
+  while (size > 0) {
+    const auto part = std::span(buffer).first(std::min<Bytes>(size, buffer.size()));
+    fill_random_blocks(tensor.type, scale, random, part);
+    PRIMA_RETURN_IF_ERROR(sink(part));
+    size -= part.size();
   }
   return {};
 }

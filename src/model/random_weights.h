@@ -3,7 +3,8 @@
 //
 // Tensors are composed of blocks drawn from a pool that was quantized once; a block means the same
 // wherever it stands, in every type that ggml has. Where rows have to be distinct, but have too few
-// blocks for that, they are quantized one by one.
+// blocks for that, they are quantized one by one. Types that are slow to quantize to are made of
+// random blocks instead (random_blocks.h).
 #pragma once
 
 #include <compare>
@@ -77,6 +78,7 @@ class RandomWeights {
   const Pool& pool_for(const PoolKey& key);
   Status compose(const Tensor& tensor, const PoolKey& key, const ByteSink& sink);
   Status quantize_rows(const Tensor& tensor, const ByteSink& sink);
+  Status write_random_blocks(const Tensor& tensor, const ByteSink& sink);
 
   std::uint64_t seed_;
   std::map<PoolKey, Pool> pools_;

@@ -65,9 +65,9 @@ Distribution distribution_of(const Hyperparameters& model, TensorRole role, std:
     case TensorRole::ffn_up:
     case TensorRole::ffn_down: return {0.0f, unit};
     case TensorRole::attention_norm:
+    case TensorRole::ffn_norm: return {1.0f, kNormSpread};
     case TensorRole::attention_post_norm:
-    case TensorRole::ffn_norm:
-    case TensorRole::ffn_post_norm: return {1.0f, kNormSpread};
+    case TensorRole::ffn_post_norm: return {kPostNormGain, kPostNormGain * kNormSpread};
     case TensorRole::attention_qkv_bias:
     case TensorRole::attention_q_bias:
     case TensorRole::attention_k_bias:

@@ -22,8 +22,23 @@ class MappedFile {
   std::byte* data() const { return data_; }  // pages are read-only
   Bytes size() const { return size_; }
 
-  // Brings the range's pages into memory by large reads, not by faults.
+  // Brings the range's pages into memory by large reads, not by faults, and maps them.
   Status fetch(ByteRange range) const;
+
+  // Whether all pages of the range are in memory now. Where the system does not say (on Linux to a
+  // process that may not write the file and does not own it), true.
+  bool is_in_memory(ByteRange range) const;
+
+  // Of the pages that the range touches.
+  Bytes bytes_in_memory(ByteRange range) const;
+
+  // Gives the pages that lie wholly in the range back to the system, as far as others let go too.
+  void drop(ByteRange range) const;
+
+  // From now on a fault reads the one page that it is about, and reading does not read ahead:
+  // memory holds what was asked for and nothing else.
+  void expect_random_access() const;
+
   // Copies the range by large reads, past the mapping.
   Status read(ByteRange range, std::byte* out) const;
 

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "weights/file_platform.h"
 #include "weights/mapped_file.h"
 
 namespace prima::weights {
@@ -19,6 +20,16 @@ constexpr Bytes kReadSize = 4 * kMiB;
 
 tl::unexpected<Error> system_error(const std::filesystem::path& path, const char* action) {
   return fail(ErrorCode::io, path.string() + ": cannot " + action + ": " + std::strerror(errno));
+}
+
+Bytes page_size() {
+  static const auto size = static_cast<Bytes>(::sysconf(_SC_PAGESIZE));
+  return size;
+}
+
+ByteRange pages_around(ByteRange range, Bytes file_size) {
+  const Bytes begin = align_down(range.offset, page_size());
+  return {begin, std::min(align_up(range.end(), page_size()), file_size) - begin};
 }
 
 }  // namespace
@@ -43,14 +54,42 @@ MappedFile::~MappedFile() {
 }
 
 Status MappedFile::fetch(ByteRange range) const {
-  // Reading into the page cache through a buffer costs a copy but keeps reads large and the pages
-  // clean; read-ahead advice alone stops at the device's limit.
+  const ByteRange pages = pages_around(range, size_);
+  const int error = platform::populate(data_ + pages.offset, pages.size);
+  if (error == 0) return {};
+  if (error != ENOSYS) {
+    errno = error;
+    return system_error(path_, "bring weights into memory");
+  }
+  // Reading through a buffer costs a copy, but reads are large and the pages stay clean.
   std::vector<std::byte> scratch(std::min(range.size, kReadSize));
   for (Bytes done = 0; done < range.size; done += scratch.size()) {
     const Bytes size = std::min<Bytes>(scratch.size(), range.size - done);
     PRIMA_RETURN_IF_ERROR(read({range.offset + done, size}, scratch.data()));
   }
   return {};
+}
+
+bool MappedFile::is_in_memory(ByteRange range) const {
+  return bytes_in_memory(range) >= pages_around(range, size_).size;
+}
+
+Bytes MappedFile::bytes_in_memory(ByteRange range) const {
+  const ByteRange pages = pages_around(range, size_);
+  return platform::pages_in_memory(data_ + pages.offset, pages.size) * page_size();
+}
+
+void MappedFile::drop(ByteRange range) const {
+  const Bytes begin = align_up(range.offset, page_size());
+  const Bytes end = range.end() == size_ ? size_ : align_down(range.end(), page_size());
+  if (end <= begin) return;
+  (void)::madvise(data_ + begin, end - begin, MADV_DONTNEED);
+  platform::forget_cached(descriptor_, begin, end - begin);
+}
+
+void MappedFile::expect_random_access() const {
+  (void)::madvise(data_, size_, MADV_RANDOM);
+  platform::expect_random_access(descriptor_);
 }
 
 Status MappedFile::read(ByteRange range, std::byte* out) const {

@@ -1,11 +1,11 @@
 // The weights of the layers that a device runs, as ggml tensors that a graph can use.
 //
-// A stage is the smallest run of weights fetched as one. Resident stages are always ready; a
-// streamed stage's tensors have data only between acquire() and release().
+// A stage is the smallest run of weights fetched as one. Its tensors have data only between
+// acquire() and release(), whether it is resident at the moment or streamed:
 //
 //     on disk --prefetch--> loading --read done--> ready --acquire--> in use --release--> on disk
 //
-// Never make a view of a streamed weight in a graph: a view keeps the pointer it was made with.
+// Never make a view of such a weight in a graph: a view keeps the pointer it was made with.
 //
 // acquire() and release() are called by the computing thread only; find() is thread-safe.
 #pragma once
@@ -30,7 +30,7 @@ class Weights {
   // nullptr if this device does not hold the tensor. Stable while the object lives.
   virtual ggml_tensor* find(model::TensorRole role, int layer) const = 0;
 
-  // The streamed stage that a weight belongs to; nullopt for resident weights.
+  // The stage that must be in use while a weight is; nullopt for weights that are always in memory.
   virtual std::optional<StageIndex> streamed_stage(const ggml_tensor* weight) const = 0;
 
   // Waits until the stage's weights are in memory and sets its tensors' data. Fails with io,

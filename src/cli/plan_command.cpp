@@ -1,0 +1,144 @@
+#include "cli/plan_command.h"
+
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "cli/atomic_file.h"
+#include "cli/exit_code.h"
+#include "model/model_file.h"
+#include "plan/cluster_file.h"
+#include "plan/explain.h"
+#include "plan/halda.h"
+#include "plan/model_shape_of.h"
+#include "plan/named_shapes.h"
+#include "plan/plan_drawing.h"
+#include "plan/plan_json.h"
+
+namespace prima::cli {
+namespace {
+
+constexpr const char* kFooter =
+    "The cluster is described in a file (docs/cluster-file.md; examples in docs/clusters/), the\n"
+    "model by its file or by name. Nothing is run.\n"
+    "\n"
+    "Examples:\n"
+    "  prima plan --cluster docs/clusters/paper-d1-d4.toml --shape llama-70b-q4_k\n"
+    "  prima plan --cluster home.toml -m model.gguf --objective tpot --svg plan.svg\n"
+    "  prima plan --cluster home.toml -m model.gguf --json > plan.json\n";
+
+struct PlanOptions {
+  std::string cluster;
+  std::optional<std::string> model;
+  std::optional<std::string> shape;
+  std::string objective = "answer";
+  std::int64_t context = 4096;
+  std::int64_t prompt = 512;
+  std::int64_t answer = 256;
+  std::int64_t sequences = 8;
+  std::int64_t max_rounds = 0;
+  bool all_formats = false;
+  bool json = false;
+  bool no_what_if = false;
+  std::optional<std::string> svg;
+};
+
+Result<std::uint32_t> in_range(const char* flag, std::int64_t value, std::int64_t least,
+                               std::int64_t most) {
+  if (value >= least && value <= most) return static_cast<std::uint32_t>(value);
+  return fail(ErrorCode::invalid_argument, std::string(flag) + " can't be " + std::to_string(value),
+              "Give a number from " + std::to_string(least) + " to " + std::to_string(most));
+}
+
+Result<plan::Request> request_of(const PlanOptions& options) {
+  constexpr std::int64_t kMostTokens = 16'777'216;
+  plan::Request request;
+  bool known = false;
+  for (const plan::Objective objective : {plan::Objective::answer, plan::Objective::tpot,
+                                          plan::Objective::ttft, plan::Objective::throughput}) {
+    if (options.objective != plan::to_string(objective)) continue;
+    request.objective = objective;
+    known = true;
+  }
+  if (!known) {
+    return fail(ErrorCode::invalid_argument, "no objective is called '" + options.objective + "'",
+                "Use answer, tpot, ttft or throughput");
+  }
+  PRIMA_ASSIGN_OR_RETURN(request.n_ctx, in_range("--context", options.context, 1, kMostTokens));
+  PRIMA_ASSIGN_OR_RETURN(request.prompt_tokens,
+                         in_range("--prompt-tokens", options.prompt, 1, kMostTokens));
+  PRIMA_ASSIGN_OR_RETURN(request.answer_tokens,
+                         in_range("--answer-tokens", options.answer, 0, kMostTokens));
+  PRIMA_ASSIGN_OR_RETURN(request.sequences, in_range("--sequences", options.sequences, 1, 4096));
+  PRIMA_ASSIGN_OR_RETURN(request.max_rounds, in_range("--max-rounds", options.max_rounds, 0, 4096));
+  if (options.all_formats) {
+    request.link_formats = {plan::LinkFormat::f32, plan::LinkFormat::f16, plan::LinkFormat::q8_0};
+  }
+  return request;
+}
+
+Result<plan::ModelShape> shape_of(const PlanOptions& options) {
+  if (options.model.has_value() == options.shape.has_value()) {
+    return fail(ErrorCode::invalid_argument, "which model?",
+                "Give its file with -m, or its name with --shape, such as llama-70b-q4_k");
+  }
+  if (options.shape) return plan::named_shape(*options.shape);
+  PRIMA_ASSIGN_OR_RETURN(const auto model, model::ModelFile::open(*options.model));
+  return plan::shape_of(model);
+}
+
+Status run(const PlanOptions& options) {
+  PRIMA_ASSIGN_OR_RETURN(const plan::Request request, request_of(options));
+  if (options.svg) PRIMA_RETURN_IF_ERROR(check_writable(*options.svg));
+  PRIMA_ASSIGN_OR_RETURN(const plan::ModelShape shape, shape_of(options));
+  PRIMA_ASSIGN_OR_RETURN(const plan::Cluster cluster,
+                         plan::read_cluster_file(options.cluster, shape));
+  PRIMA_ASSIGN_OR_RETURN(plan::Plan plan, plan::make_plan(cluster, shape, request));
+  PRIMA_ASSIGN_OR_RETURN(plan.left_out, plan::left_out_of(plan, cluster, shape));
+  if (options.svg) PRIMA_RETURN_IF_ERROR(write_atomically(*options.svg, plan::plan_svg(plan)));
+  if (options.json) {
+    std::fputs(plan::plan_to_json(plan).c_str(), stdout);
+    return {};
+  }
+  std::vector<plan::WhatIf> what_if;
+  if (!options.no_what_if) what_if = plan::what_would_help(plan, cluster, shape);
+  std::fputs(plan::plan_text(plan, cluster, what_if).c_str(), stdout);
+  return {};
+}
+
+}  // namespace
+
+void add_plan_command(CLI::App& app, int& exit_code) {
+  CLI::App* command = app.add_subcommand(
+      "plan", "Say how a cluster would run a model: who runs what, how fast, and why");
+  command->footer(kFooter);
+  const auto options = std::make_shared<PlanOptions>();
+  command->add_option("--cluster", options->cluster, "The cluster's description, a TOML file")
+      ->required();
+  command->add_option("-m,--model", options->model, "The model, a GGUF file");
+  command->add_option("--shape", options->shape,
+                      "The model by name: llama-8b-q4_k ... llama-70b-q4_k, qwen2.5-32b-q4_k, ...");
+  command->add_option("--objective", options->objective,
+                      "What to minimize: answer (a prompt and its answer), tpot, ttft, throughput");
+  command->add_option("-c,--context", options->context, "Tokens of context to make room for");
+  command->add_option("--prompt-tokens", options->prompt, "Length of the prompt planned for");
+  command->add_option("--answer-tokens", options->answer, "Length of the answer planned for");
+  command->add_option("--sequences", options->sequences, "Sequences at once, for throughput");
+  command->add_option("--max-rounds", options->max_rounds, "Rounds per token at most; 0: any");
+  command->add_flag("--compress-links", options->all_formats,
+                    "Allow f16 and q8_0 hidden states, which change the answer slightly");
+  command->add_option("--svg", options->svg, "Draw one token's time line into this file");
+  command->add_flag("--json", options->json, "Print the plan as prima run --plan takes it");
+  command->add_flag("--no-what-if", options->no_what_if, "Don't try what changes would help");
+  command->callback([options, &exit_code] {
+    const Status status = run(*options);
+    exit_code = status ? kSuccess : report(status.error());
+  });
+}
+
+}  // namespace prima::cli

@@ -1,0 +1,114 @@
+// Logits must not depend on where weights come from: in memory, streamed within any budget, through
+// any reader.
+#include <cstdlib>
+#include <filesystem>
+#include <sstream>
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "compute/executor.h"
+#include "compute/forward_session.h"
+#include "model/model_file.h"
+
+namespace prima::compute {
+namespace {
+
+constexpr std::uint32_t kContext = 256;
+constexpr std::uint32_t kMaxTokens = 32;
+
+using weights::ReaderKind;
+
+class Model {
+ public:
+  explicit Model(const std::filesystem::path& path)
+      : file_(std::move(*model::ModelFile::open(path))) {}
+
+  std::uint32_t n_layer() const { return file_.hyperparameters().n_layer; }
+
+  Result<std::unique_ptr<Executor>> executor(std::optional<Bytes> memory,
+                                             weights::ReaderOptions reader = {}) const {
+    ExecutorOptions options;
+    options.windows = {{0, n_layer()}};
+    options.n_ctx = kContext;
+    options.max_tokens = kMaxTokens;
+    options.n_threads = 1;
+    options.repack = false;
+    options.memory = memory;
+    options.streaming.reader = reader;
+    options.streaming.streamer.chunk = 64 * kKiB;
+    return Executor::create(file_, options);
+  }
+
+  // The logits after a prompt, and after each of some more tokens.
+  Result<std::vector<std::vector<float>>> logits(Executor& executor) const {
+    ForwardSession session(executor, n_layer(), kContext, kMaxTokens);
+    std::vector<std::int32_t> prompt;
+    for (std::int32_t i = 0; i < 50; ++i) prompt.push_back(3 + i * 7 % 200);
+    std::vector<std::vector<float>> all;
+    PRIMA_ASSIGN_OR_RETURN(auto logits, session.decode(prompt));
+    all.push_back(std::move(logits));
+    for (std::int32_t token = 10; token < 16; ++token) {
+      PRIMA_ASSIGN_OR_RETURN(logits, session.decode(std::span(&token, 1)));
+      all.push_back(std::move(logits));
+    }
+    return all;
+  }
+
+ private:
+  model::ModelFile file_;
+};
+
+// The least memory with which the executor starts, from its own refusal.
+Bytes smallest_memory(const Model& model) {
+  const auto refused = model.executor(Bytes{1});
+  EXPECT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::resource_exhausted);
+  const std::string& remedy = refused.error().remedy;
+  return std::stoull(remedy.substr(remedy.find('(') + 1));
+}
+
+void expect_same_logits(const std::filesystem::path& path) {
+  SCOPED_TRACE(path);
+  const Model model(path);
+  auto resident = model.executor(std::nullopt);
+  ASSERT_TRUE(resident) << resident.error().message();
+  const auto expected = model.logits(**resident);
+  ASSERT_TRUE(expected) << expected.error().message();
+
+  const Bytes smallest = smallest_memory(model);
+  EXPECT_FALSE(model.executor(smallest - 1));
+  const ExecutorMemory all = (*resident)->memory();
+  const Bytes largest = all.weights + all.kv_cache + all.compute_buffers + 4 * kMiB;
+  for (const double share : {0.0, 0.1, 0.5, 1.0}) {
+    const auto memory =
+        smallest + static_cast<Bytes>(share * static_cast<double>(largest - smallest));
+    SCOPED_TRACE(memory);
+    for (const weights::ReaderOptions reader : {weights::ReaderOptions{},
+                                                {ReaderKind::threads, true, 3},
+                                                {ReaderKind::automatic, false, 4}}) {
+      auto streamed = model.executor(memory, reader);
+      ASSERT_TRUE(streamed) << streamed.error().message();
+      const ExecutorMemory used = (*streamed)->memory();
+      EXPECT_LE(used.weights + used.kv_cache + used.compute_buffers, memory);
+      EXPECT_TRUE(share > 0.0 || used.streamed > 0);
+      const auto actual = model.logits(**streamed);
+      ASSERT_TRUE(actual) << actual.error().message();
+      for (std::size_t i = 0; i < expected->size(); ++i) {
+        ASSERT_EQ((*actual)[i], (*expected)[i]) << "step " << i;
+      }
+    }
+  }
+}
+
+// For files that are not in the repository: PRIMA_PARITY_MODELS=a.gguf:b.gguf
+TEST(Streaming, GivesTheSameLogitsOnGivenModels) {
+  const char* list = std::getenv("PRIMA_PARITY_MODELS");
+  if (list == nullptr) GTEST_SKIP() << "PRIMA_PARITY_MODELS names no files";
+  std::istringstream paths(list);
+  for (std::string path; std::getline(paths, path, ':');) expect_same_logits(path);
+}
+
+}  // namespace
+}  // namespace prima::compute

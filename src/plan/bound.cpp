@@ -1,0 +1,136 @@
+#include "plan/bound.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "plan/relaxation.h"
+
+namespace prima::plan {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+// The bound is found to this share of itself.
+constexpr double kBoundTolerance = 2e-3;
+
+// Rounds are taken in ranges [fewest, most]: hops of the fewest and reading ahead of the most
+// rounds bound every number between. Whether a period is feasible is monotone, so one bisection
+// over all ranges finds the bound, and a range once infeasible stays out.
+struct RoundRange {
+  std::uint32_t fewest = 1;
+  std::uint32_t most = 1;
+};
+
+std::vector<RoundRange> round_ranges(const Problem& problem) {
+  std::uint32_t limit = problem.n_layers();
+  if (problem.request.max_rounds > 0) limit = std::min(limit, problem.request.max_rounds);
+  if (problem.n_devices() == 1) limit = 1;
+  std::vector<RoundRange> ranges;
+  for (std::uint32_t fewest = 1; fewest <= limit;) {
+    // One by one as far as rounds differ much, then ever wider.
+    const std::uint32_t width = fewest < 8 ? 1 : fewest / 4;
+    const std::uint32_t most = std::min(limit, fewest + width - 1);
+    ranges.push_back({fewest, most});
+    fewest = most + 1;
+  }
+  return ranges;
+}
+
+// A prompt's steps each have to pass all layers, and the devices can at best share the work evenly.
+double least_ttft(const Problem& problem, const Relaxation& relaxation) {
+  double best = kInfinity;
+  for (std::size_t i = 0; i < problem.prefill.size(); ++i) {
+    const StepCosts& costs = problem.prefill[i];
+    Relaxation::Terms path;
+    path.decode_weight = 0;
+    path.kind = 1 + i;
+    path.kind_weight = 1;
+    const double balanced = costs.steps * relaxation.balanced_seconds(path.kind);
+    best = std::min(best, std::max(relaxation.least_sum(path), balanced));
+  }
+  return best;
+}
+
+// The least period of a token at which some range is feasible.
+double least_tpot(const Problem& problem, const Relaxation& relaxation, double incumbent) {
+  std::vector<RoundRange> ranges = round_ranges(problem);
+  // Feasible in some range; ranges found infeasible are dropped where the period only falls.
+  const auto feasible = [&](double period) {
+    for (std::size_t i = 0; i < ranges.size(); ++i) {
+      Relaxation::Terms terms;
+      terms.period_seconds = period;
+      terms.rounds_hops = ranges[i].fewest;
+      terms.rounds_ahead = ranges[i].most;
+      if (relaxation.least_sum(terms) > period) continue;
+      ranges.erase(ranges.begin(), ranges.begin() + static_cast<std::ptrdiff_t>(i));
+      return true;
+    }
+    return false;
+  };
+  double high = incumbent;
+  double low = 0;
+  if (!feasible(incumbent * (1 - kBoundTolerance))) return incumbent * (1 - kBoundTolerance);
+  high = incumbent * (1 - kBoundTolerance);
+  // Near the incumbent first: that is where the bound usually is.
+  for (double share = 0.95; share > 0.2 && low == 0; share -= (1 - share)) {
+    if (feasible(incumbent * share)) {
+      high = incumbent * share;
+    } else {
+      low = incumbent * share;
+    }
+  }
+  while (high - low > kBoundTolerance * high) {
+    const double middle = (low + high) / 2;
+    (feasible(middle) ? high : low) = middle;
+  }
+  return low;
+}
+
+double least_seconds_per_token(const Problem& problem, const Relaxation& relaxation,
+                               double incumbent) {
+  double best = kInfinity;
+  for (std::size_t i = 0; i < problem.batch.size(); ++i) {
+    const StepCosts& costs = problem.batch[i];
+    const auto feasible = [&](double period) {
+      Relaxation::Terms terms;
+      terms.period_seconds = kInfinity;
+      terms.decode_weight = 0;
+      terms.kind = 1 + i;
+      terms.kind_weight = 1;
+      terms.kind_cap_seconds = period / costs.steps;
+      return relaxation.least_sum(terms) <= period;
+    };
+    double low = 0;
+    double high = incumbent * problem.request.sequences;
+    if (!feasible(high)) continue;
+    while (high - low > kBoundTolerance * high) {
+      const double middle = (low + high) / 2;
+      (feasible(middle) ? high : low) = middle;
+    }
+    best = std::min(best, low / problem.request.sequences);
+  }
+  return std::min(best, incumbent);
+}
+
+}  // namespace
+
+double lower_bound(const Problem& problem, double incumbent_seconds) {
+  const Relaxation relaxation(problem, Relaxation::Classes::exact);
+  const double tokens = problem.request.answer_tokens;
+  switch (problem.request.objective) {
+    case Objective::tpot: return least_tpot(problem, relaxation, incumbent_seconds);
+    case Objective::ttft: return std::min(incumbent_seconds, least_ttft(problem, relaxation));
+    case Objective::throughput:
+      return least_seconds_per_token(problem, relaxation, incumbent_seconds);
+    case Objective::answer: {
+      const double ttft = least_ttft(problem, relaxation);
+      if (tokens == 0) return std::min(incumbent_seconds, ttft);
+      const double rest = std::max(0.0, (incumbent_seconds - ttft) / tokens);
+      return ttft + tokens * least_tpot(problem, relaxation, rest);
+    }
+  }
+  return 0;
+}
+
+}  // namespace prima::plan

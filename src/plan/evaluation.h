@@ -1,0 +1,81 @@
+// What a decision is worth: by the relaxed model in microseconds, by the simulator in more.
+//
+// Thread-compatible.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <unordered_map>
+#include <vector>
+
+#include "plan/layout.h"
+#include "plan/load.h"
+#include "plan/problem.h"
+#include "plan/simulator.h"
+
+namespace prima::plan {
+
+// A decision's loads, for the closed formulas of load.h.
+struct Sized {
+  Decision decision;
+  double excess_bytes = 0;     // above what the devices hold; 0: it fits
+  double relaxed_seconds = 0;  // no arrangement of pieces and slots beats this
+  double period_seconds = 0;   // of one token, relaxed
+};
+
+// Predicted figures, all from the simulator; infinite where not asked for.
+struct Prediction {
+  double tpot_seconds = 0;
+  double ttft_seconds = 0;
+  double seconds_per_token = 0;  // of `sequences` sequences
+  std::uint32_t prefill_steps = 1;
+  std::uint32_t decode_steps = 1;
+};
+
+class Evaluation {
+ public:
+  explicit Evaluation(const Problem& problem);
+
+  // Sizes the slots by the relaxed model, plus `margin` grid steps on each device that streams, and
+  // says what the decision is worth at best.
+  Sized size(Decision decision, std::uint32_t margin = 0) const;
+
+  // The objective by the simulator; infinite where a budget forbids it. Where it can't be below
+  // `target`, it may be told too low, but not below `target`. Remembers what it has seen.
+  double simulate(const Decision& decision,
+                  double target = std::numeric_limits<double>::infinity());
+
+  // All figures, for the chosen plan.
+  Prediction predict(const Decision& decision, const Layout& layout) const;
+
+  std::uint64_t n_simulated() const { return n_simulated_; }
+
+ private:
+  struct Hash {
+    std::size_t operator()(const Decision& decision) const;
+  };
+
+  double relaxed_objective(const Decision& decision, const std::vector<Load>& loads,
+                           double period_seconds) const;
+  // The best way to cut the prompt, or the sequences, into steps; those that can't be below
+  // `target` are not simulated.
+  double best_prompt(const Decision& decision, const Layout& layout, double target,
+                     std::uint32_t* steps) const;
+  double best_batch(const Decision& decision, const Layout& layout, double target,
+                    std::uint32_t* steps) const;
+  double least_prompt(const SimulatedRing& ring) const;
+  double simulate_new(const Decision& decision, const Layout& layout, double target) const;
+  double hops_seconds(const Decision& decision, const StepCosts& costs) const;
+
+  const Problem& problem_;
+  std::vector<const StepCosts*> kinds_;
+  std::vector<Capacity> capacities_;
+  struct Seen {
+    double seconds = 0;
+    bool exact = false;  // else a lower bound
+  };
+  std::unordered_map<Decision, Seen, Hash> seen_;
+  std::uint64_t n_simulated_ = 0;
+};
+
+}  // namespace prima::plan

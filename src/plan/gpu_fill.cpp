@@ -1,0 +1,135 @@
+#include "plan/gpu_fill.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "plan/load.h"
+
+namespace prima::plan {
+namespace {
+
+class Filler {
+ public:
+  Filler(const Problem& problem, Decision& decision, std::size_t position)
+      : problem_(problem),
+        decision_(decision),
+        position_(position),
+        share_(decision.ring[position]),
+        capacity_(capacity_of(problem, share_.device)),
+        n_kinds_(problem.kinds().size()) {}
+
+  void fill(std::optional<int> forced_output) {
+    const std::size_t n_gpus = problem_.vram_budget[share_.device].size();
+    std::vector<std::size_t> order(n_gpus);
+    std::iota(order.begin(), order.end(), 0);
+    const StepCosts::Device& costs = problem_.decode.devices[share_.device];
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+      return costs.gpu_seconds[a][0] < costs.gpu_seconds[b][0];
+    });
+
+    std::vector<std::uint32_t> best_layers(n_gpus, 0);
+    int best_output = forced_output.value_or(-1);
+    Quality best = quality_with(best_layers, best_output);
+    const int first_output = forced_output.value_or(-1);
+    const int last_output =
+        forced_output.value_or(position_ == 0 ? static_cast<int>(n_gpus) - 1 : -1);
+    // The fastest first, and each other one first, then the rest in order.
+    for (std::size_t first = 0; first < n_gpus; ++first) {
+      std::vector<std::size_t> tried = order;
+      std::rotate(tried.begin(), tried.begin() + static_cast<std::ptrdiff_t>(first),
+                  tried.begin() + static_cast<std::ptrdiff_t>(first) + 1);
+      for (int output = first_output; output <= last_output; ++output) {
+        share_.output_gpu = output;
+        fill_in_order(tried);
+        const Quality quality = quality_with(share_.gpu_layers, output);
+        if (quality < best) {
+          best = quality;
+          best_layers = share_.gpu_layers;
+          best_output = output;
+        }
+      }
+    }
+    share_.gpu_layers = best_layers;
+    share_.output_gpu = best_output;
+  }
+
+ private:
+  struct Quality {
+    double excess = 0;
+    double seconds = 0;
+    bool operator<(const Quality& other) const {
+      return excess != other.excess ? excess < other.excess : seconds < other.seconds;
+    }
+  };
+
+  Load load() const {
+    return load_of(problem_, decision_, position_, windows_at(problem_, decision_, position_));
+  }
+
+  Quality quality_with(const std::vector<std::uint32_t>& layers, int output) {
+    share_.gpu_layers = layers;
+    share_.output_gpu = output;
+    const Load mine = load();
+    Quality quality;
+    quality.excess = excess_bytes(mine, capacity_);
+    const double over = mine.weight_bytes() + mine.fixed_bytes - capacity_.budget_bytes;
+    const double disk = over > 0 && capacity_.disk_bytes_per_second > 0
+                            ? over / capacity_.disk_bytes_per_second
+                            : 0;
+    const double turns = std::max(mine.compute_seconds[0], disk);
+    // The whole prompt, or all sequences, as one step.
+    const double another = n_kinds_ > 1 ? std::max(mine.compute_seconds[1], disk) : 0;
+    switch (problem_.request.objective) {
+      case Objective::tpot: quality.seconds = turns; break;
+      case Objective::ttft:
+      case Objective::throughput: quality.seconds = another; break;
+      case Objective::answer:
+        quality.seconds = another + problem_.request.answer_tokens * turns;
+        break;
+    }
+    return quality;
+  }
+
+  void fill_in_order(const std::vector<std::size_t>& order) {
+    std::fill(share_.gpu_layers.begin(), share_.gpu_layers.end(), 0);
+    if (load().vram_excess_bytes > 0) return;  // the output layer alone is too large
+    std::uint32_t left = share_.n_layers;
+    for (const std::size_t gpu : order) {
+      // The most that fit, by halving; then one by one, since it is not quite monotone.
+      std::uint32_t fits = 0;
+      std::uint32_t fails = left + 1;
+      const auto try_layers = [&](std::uint32_t layers) {
+        share_.gpu_layers[gpu] = layers;
+        return load().vram_excess_bytes <= 0;
+      };
+      while (fails - fits > 1) {
+        const std::uint32_t middle = fits + (fails - fits) / 2;
+        (try_layers(middle) ? fits : fails) = middle;
+      }
+      for (std::uint32_t more = fits + 1; more <= std::min(left, fits + 2); ++more) {
+        if (try_layers(more)) fits = more;
+      }
+      share_.gpu_layers[gpu] = fits;
+      left -= fits;
+    }
+  }
+
+  const Problem& problem_;
+  Decision& decision_;
+  std::size_t position_;
+  Share& share_;
+  Capacity capacity_;
+  std::size_t n_kinds_;
+};
+
+}  // namespace
+
+void fill_gpus(const Problem& problem, Decision& decision, std::size_t position,
+               std::optional<int> output) {
+  Share& share = decision.ring[position];
+  share.gpu_layers.assign(problem.vram_budget[share.device].size(), 0);
+  share.output_gpu = -1;
+  if (!share.gpu_layers.empty()) Filler(problem, decision, position).fill(output);
+}
+
+}  // namespace prima::plan

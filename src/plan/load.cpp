@@ -1,0 +1,157 @@
+#include "plan/load.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace prima::plan {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+double overflow_bytes(const Load& load, const Capacity& capacity) {
+  return load.weight_bytes() + load.fixed_bytes - capacity.budget_bytes;
+}
+
+// Bytes read for a token where `streamed` bytes of weights stay on disk.
+double read_of(const Load& load, const Capacity& capacity, double streamed) {
+  const double experts = std::min(streamed, load.cpu_expert_bytes);
+  return experts * capacity.expert_ratio + (streamed - experts);
+}
+
+// The inverse: how many bytes may stay on disk for `read` to be enough.
+double streamed_of(const Load& load, const Capacity& capacity, double read) {
+  const double all_experts = load.cpu_expert_bytes * capacity.expert_ratio;
+  if (read < all_experts) return read / capacity.expert_ratio;
+  return load.cpu_expert_bytes + (read - all_experts);
+}
+
+double gpu_copies(const StepCosts::Device& costs, const std::vector<Window>& windows) {
+  double seconds = 0;
+  for (const Window& window : windows) {
+    for (std::size_t gpu = 0; gpu < window.gpu_layers.size(); ++gpu) {
+      if (window.gpu_layers[gpu] > 0) seconds += costs.gpu_copy_seconds[gpu];
+    }
+  }
+  return seconds;
+}
+
+}  // namespace
+
+Capacity capacity_of(const Problem& problem, std::size_t device) {
+  Capacity capacity;
+  capacity.budget_bytes = static_cast<double>(problem.budget[device]);
+  capacity.disk_bytes_per_second = problem.cluster.devices[device].disk_read_bytes_per_second;
+  capacity.min_slot_bytes = static_cast<double>(problem.min_slots);
+  for (const double ratio : problem.decode.expert_ratio) {
+    capacity.expert_ratio = std::min(capacity.expert_ratio, ratio);
+  }
+  return capacity;
+}
+
+Load load_of(const Problem& problem, const Decision& decision, std::size_t position,
+             const std::vector<Window>& windows) {
+  const Share& share = decision.ring[position];
+  const bool unified = problem.cluster.devices[share.device].unified_memory;
+  Load load;
+  std::vector<double> vram(share.gpu_layers.size(), 0);
+  const auto kinds = problem.kinds();
+  const auto add = [&](std::size_t layer_class, int gpu, double count) {
+    const ClassBytes& bytes = problem.classes[layer_class];
+    for (std::size_t kind = 0; kind < kinds.size(); ++kind) {
+      const StepCosts::Device& costs = kinds[kind]->devices[share.device];
+      load.compute_seconds[kind] +=
+          count * (gpu < 0 ? costs.cpu_seconds[layer_class] : costs.gpu_seconds[gpu][layer_class]);
+    }
+    if (gpu >= 0) {
+      vram[gpu] += count * static_cast<double>(bytes.weights() + bytes.kv);
+      if (unified) load.fixed_bytes += count * static_cast<double>(bytes.weights() + bytes.kv);
+    } else {
+      load.cpu_dense_bytes += count * static_cast<double>(bytes.dense);
+      load.cpu_expert_bytes += count * static_cast<double>(bytes.experts);
+      load.fixed_bytes += count * static_cast<double>(bytes.kv);
+    }
+  };
+  for (const Window& window : windows) {
+    std::uint32_t layer = window.first_layer;
+    const std::uint32_t end = layer + window.n_layers;
+    for (std::size_t gpu = 0; gpu < window.gpu_layers.size(); ++gpu) {
+      for (std::uint32_t i = 0; i < window.gpu_layers[gpu]; ++i) {
+        add(problem.shape.layers[layer++], static_cast<int>(gpu), 1);
+      }
+    }
+    while (layer < end) add(problem.shape.layers[layer++], -1, 1);
+  }
+  const bool runs_output = position == 0 && problem.classes.back().dense > 0;
+  if (runs_output) add(problem.output_class(), share.output_gpu, 1);
+  for (std::size_t kind = 0; kind < kinds.size(); ++kind) {
+    const StepCosts::Device& costs = kinds[kind]->devices[share.device];
+    load.compute_seconds[kind] += gpu_copies(costs, windows);
+    if (runs_output && share.output_gpu >= 0) {
+      load.compute_seconds[kind] += costs.gpu_copy_seconds[share.output_gpu];
+    }
+  }
+  for (std::size_t gpu = 0; gpu < vram.size(); ++gpu) {
+    const auto budget = static_cast<double>(problem.vram_budget[share.device][gpu]);
+    load.vram_excess_bytes += std::max(0.0, vram[gpu] - budget);
+  }
+  return load;
+}
+
+double read_bytes(const Load& load, const Capacity& capacity, double slot_bytes) {
+  const double over = overflow_bytes(load, capacity);
+  return over <= 0 ? 0 : read_of(load, capacity, over + slot_bytes);
+}
+
+double prompt_read_bytes(const Load& load, const Capacity& capacity) {
+  const double over = overflow_bytes(load, capacity);
+  if (over <= 0) return 0;
+  // Falls with the slots, which fill before the prompt: all the room there is.
+  const double room = std::max(0.0, capacity.budget_bytes - load.fixed_bytes);
+  return std::max(0.0, read_of(load, capacity, over + room) - room);
+}
+
+double excess_bytes(const Load& load, const Capacity& capacity) {
+  const double over = overflow_bytes(load, capacity);
+  if (over <= 0) return load.vram_excess_bytes;
+  if (capacity.disk_bytes_per_second <= 0) return load.vram_excess_bytes + over;
+  const double least = load.fixed_bytes + capacity.min_slot_bytes;
+  return load.vram_excess_bytes + std::max(0.0, least - capacity.budget_bytes);
+}
+
+double most_slots(const Load& load, const Capacity& capacity, double period_seconds) {
+  const double room = capacity.budget_bytes - load.fixed_bytes;
+  if (period_seconds == kInfinity) return room;
+  const double streamed =
+      streamed_of(load, capacity, period_seconds * capacity.disk_bytes_per_second);
+  return std::min(room, streamed - overflow_bytes(load, capacity));
+}
+
+double turn_seconds(const Load& load, const Capacity& capacity, double rounds,
+                    double period_seconds) {
+  const double compute = load.compute_seconds[0];
+  if (load.vram_excess_bytes > 0) return kInfinity;
+  if (overflow_bytes(load, capacity) <= 0) return compute;
+  if (capacity.disk_bytes_per_second <= 0) return kInfinity;
+  const double slots = most_slots(load, capacity, period_seconds);
+  if (slots < capacity.min_slot_bytes) return kInfinity;
+  const double exposed = read_bytes(load, capacity, slots) - rounds * slots;
+  return std::max(compute, exposed / capacity.disk_bytes_per_second);
+}
+
+double wanted_slots(const Load& load, const Capacity& capacity, double rounds,
+                    double period_seconds) {
+  if (overflow_bytes(load, capacity) <= 0) return 0;
+  const double most = std::max(capacity.min_slot_bytes, most_slots(load, capacity, period_seconds));
+  const double hidden = load.compute_seconds[0] * capacity.disk_bytes_per_second;
+  // read_bytes(c) - rounds * c falls with c; find where it meets what computing hides.
+  double low = capacity.min_slot_bytes;
+  double high = most;
+  for (int i = 0; i < 40 && high - low > 1; ++i) {
+    const double middle = (low + high) / 2;
+    const bool enough = read_bytes(load, capacity, middle) - rounds * middle <= hidden;
+    (enough ? high : low) = middle;
+  }
+  return high;
+}
+
+}  // namespace prima::plan

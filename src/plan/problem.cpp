@@ -1,0 +1,298 @@
+#include "plan/problem.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <set>
+
+namespace prima::plan {
+namespace {
+
+using profile::DeviceProfile;
+using profile::GpuProfile;
+using profile::LayerTimes;
+using profile::LinkProfile;
+using profile::TokenTimes;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// More steps than this are never in flight: a ring of n devices gains nothing beyond n, and each
+// step's own work grows relatively dearer.
+constexpr std::uint32_t kMaxSteps = 8;
+// A prompt is not cut into steps smaller than this: below it, layers are bound by memory, and more
+// steps only read the weights more often.
+constexpr std::uint32_t kMinPrefillTokens = 16;
+
+bool is_time_table(const TokenTimes& times) {
+  double previous = 0;
+  for (const double seconds : times.seconds) {
+    if (!std::isfinite(seconds) || seconds <= 0 || seconds < previous) return false;
+    previous = seconds;
+  }
+  return true;
+}
+
+bool is_zero(const TokenTimes& times) {
+  return std::all_of(times.seconds.begin(), times.seconds.end(),
+                     [](double seconds) { return seconds == 0; });
+}
+
+bool is_rate(double per_second) { return std::isfinite(per_second) && per_second > 0; }
+
+Status validate_layers(const std::string& where, const std::vector<LayerTimes>& layers,
+                       const ModelShape& shape) {
+  if (layers.size() != shape.classes.size()) {
+    return fail(ErrorCode::invalid_argument,
+                where + " has times for " + std::to_string(layers.size()) +
+                    " classes of layers, the model has " + std::to_string(shape.classes.size()),
+                "Profile the device with this model");
+  }
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const LayerTimes& times = layers[i];
+    const bool has_long = times.long_context_tokens > times.short_context_tokens;
+    if (!is_time_table(times.short_context_seconds) ||
+        (has_long && !is_time_table(times.long_context_seconds))) {
+      return fail(ErrorCode::invalid_argument,
+                  where + ": the times of layer class " + std::to_string(i) + " (" +
+                      shape.classes[i].name + ") are not positive and rising with tokens",
+                  "Profile the device again");
+    }
+  }
+  return {};
+}
+
+Status validate(const DeviceProfile& device, const ModelShape& shape) {
+  const std::string where = "device " + device.name;
+  if (device.memory_available_bytes == 0) {
+    return fail(ErrorCode::invalid_argument, where + " has no memory available",
+                "Give it some, or leave the device out");
+  }
+  if (!(device.disk_read_bytes_per_second >= 0) ||
+      !std::isfinite(device.disk_read_bytes_per_second)) {
+    return fail(ErrorCode::invalid_argument, where + ": the disk's speed is not a number",
+                "Use 0 for a disk that nothing can be streamed from");
+  }
+  PRIMA_RETURN_IF_ERROR(validate_layers(where + "'s CPU", device.cpu_layers, shape));
+  if (shape.output_bytes > 0 && !is_time_table(device.cpu_output_seconds)) {
+    return fail(ErrorCode::invalid_argument,
+                where + ": the output layer's times are not positive and rising with tokens",
+                "Profile the device again");
+  }
+  for (const GpuProfile& gpu : device.gpus) {
+    const std::string name = where + "'s GPU " + gpu.name;
+    PRIMA_RETURN_IF_ERROR(validate_layers(name, gpu.layers, shape));
+    if (!is_rate(gpu.copy_to_bytes_per_second) || !is_rate(gpu.copy_from_bytes_per_second) ||
+        !(gpu.copy_latency_seconds >= 0)) {
+      return fail(ErrorCode::invalid_argument, name + ": copies need a speed above zero",
+                  "Profile the device again");
+    }
+    if (!is_zero(gpu.output_seconds) && !is_time_table(gpu.output_seconds)) {
+      return fail(ErrorCode::invalid_argument,
+                  name + ": the output layer's times are not positive and rising with tokens",
+                  "Profile the device again");
+    }
+  }
+  return {};
+}
+
+std::vector<double> backend_seconds(const std::vector<LayerTimes>& layers, const TokenTimes& output,
+                                    double tokens, double output_tokens, double context_tokens) {
+  std::vector<double> seconds;
+  for (const LayerTimes& times : layers) {
+    seconds.push_back(profile::layer_seconds(times, tokens, context_tokens));
+  }
+  seconds.push_back(profile::seconds_for_tokens(output, output_tokens));
+  return seconds;
+}
+
+StepCosts::Hop hop_costs(const LinkProfile& link, bool forward, double elements) {
+  StepCosts::Hop hop;
+  hop.latency_seconds = link.round_trip_seconds / 2;
+  hop.shared_medium = link.shared_medium;
+  const double bandwidth = forward ? link.forward_bytes_per_second : link.backward_bytes_per_second;
+  for (const LinkFormat format : {LinkFormat::f32, LinkFormat::f16, LinkFormat::q8_0}) {
+    hop.transmit_seconds[static_cast<int>(format)] =
+        elements * bytes_per_element(format) / bandwidth;
+  }
+  return hop;
+}
+
+StepCosts step_costs(const Cluster& cluster, const ModelShape& shape, double tokens,
+                     double output_tokens, double context_tokens, std::uint32_t steps) {
+  StepCosts costs;
+  costs.tokens = tokens;
+  costs.steps = steps;
+  for (const LayerClass& layer : shape.classes) {
+    costs.expert_ratio.push_back(expert_read_ratio(layer, tokens));
+  }
+  costs.expert_ratio.push_back(1.0);
+
+  const double hidden_elements = tokens * shape.n_embd;
+  for (const DeviceProfile& device : cluster.devices) {
+    StepCosts::Device& mine = costs.devices.emplace_back();
+    mine.cpu_seconds = backend_seconds(device.cpu_layers, device.cpu_output_seconds, tokens,
+                                       output_tokens, context_tokens);
+    for (const GpuProfile& gpu : device.gpus) {
+      auto& seconds = mine.gpu_seconds.emplace_back(
+          backend_seconds(gpu.layers, gpu.output_seconds, tokens, output_tokens, context_tokens));
+      if (is_zero(gpu.output_seconds)) seconds.back() = kInfinity;
+      const double bytes = hidden_elements * sizeof(float);
+      mine.gpu_copy_seconds.push_back(2 * gpu.copy_latency_seconds +
+                                      bytes / gpu.copy_to_bytes_per_second +
+                                      bytes / gpu.copy_from_bytes_per_second);
+    }
+  }
+
+  const std::size_t n = cluster.devices.size();
+  costs.hops.resize(n * n);
+  for (std::size_t a = 0; a < n; ++a) {
+    for (std::size_t b = a + 1; b < n; ++b) {
+      const LinkProfile& link = cluster.links[link_index(n, a, b)];
+      costs.hops[a * n + b] = hop_costs(link, true, hidden_elements);
+      costs.hops[b * n + a] = hop_costs(link, false, hidden_elements);
+    }
+  }
+  return costs;
+}
+
+Bytes less(Bytes a, Bytes b) { return a > b ? a - b : 0; }
+
+}  // namespace
+
+const char* to_string(Objective objective) {
+  switch (objective) {
+    case Objective::answer: return "answer";
+    case Objective::tpot: return "tpot";
+    case Objective::ttft: return "ttft";
+    case Objective::throughput: return "throughput";
+  }
+  return "?";
+}
+
+const char* to_string(LinkFormat format) {
+  switch (format) {
+    case LinkFormat::f32: return "f32";
+    case LinkFormat::f16: return "f16";
+    case LinkFormat::q8_0: return "q8_0";
+  }
+  return "?";
+}
+
+double bytes_per_element(LinkFormat format) {
+  switch (format) {
+    case LinkFormat::f32: return 4;
+    case LinkFormat::f16: return 2;
+    case LinkFormat::q8_0: return 34.0 / 32;  // 32 elements and their scale
+  }
+  return 4;
+}
+
+std::vector<const StepCosts*> Problem::kinds() const {
+  std::vector<const StepCosts*> kinds{&decode};
+  if (request.objective == Objective::answer || request.objective == Objective::ttft) {
+    for (const StepCosts& costs : prefill) kinds.push_back(&costs);
+  }
+  if (request.objective == Objective::throughput) {
+    for (const StepCosts& costs : batch) kinds.push_back(&costs);
+  }
+  return kinds;
+}
+
+Status validate(const Cluster& cluster, const ModelShape& shape) {
+  const std::size_t n = cluster.devices.size();
+  if (n == 0) {
+    return fail(ErrorCode::invalid_argument, "the cluster has no devices", "Give it at least one");
+  }
+  if (cluster.head >= n) {
+    return fail(ErrorCode::invalid_argument, "the head is not among the cluster's devices",
+                "Name one of them");
+  }
+  std::set<std::string> names;
+  for (const DeviceProfile& device : cluster.devices) {
+    if (!names.insert(device.name).second) {
+      return fail(ErrorCode::invalid_argument, "two devices are named " + device.name,
+                  "Give each its own name");
+    }
+    PRIMA_RETURN_IF_ERROR(validate(device, shape));
+  }
+  if (cluster.links.size() != link_count(n)) {
+    return fail(
+        ErrorCode::invalid_argument,
+        std::to_string(cluster.links.size()) + " links between " + std::to_string(n) + " devices",
+        "Describe each pair once");
+  }
+  for (std::size_t a = 0; a < n; ++a) {
+    for (std::size_t b = a + 1; b < n; ++b) {
+      const LinkProfile& link = cluster.links[link_index(n, a, b)];
+      if (is_rate(link.forward_bytes_per_second) && is_rate(link.backward_bytes_per_second) &&
+          std::isfinite(link.round_trip_seconds) && link.round_trip_seconds >= 0) {
+        continue;
+      }
+      return fail(ErrorCode::invalid_argument,
+                  "the link between " + cluster.devices[a].name + " and " +
+                      cluster.devices[b].name + " has no bandwidth or no round trip time",
+                  "Measure it, or leave one of them out");
+    }
+  }
+  return {};
+}
+
+Status validate(const Request& request, const ModelShape& shape) {
+  const auto bad = [](const char* what, const char* remedy) {
+    return fail(ErrorCode::invalid_argument, what, remedy);
+  };
+  if (request.n_ctx == 0) return bad("a context of 0 tokens", "Ask for at least 1");
+  if (shape.n_ctx_train > 0 && request.n_ctx / shape.n_ctx_train > 1024) {
+    return bad("the context is more than 1024 times what the model was trained for",
+               "Ask for less");
+  }
+  if (request.prompt_tokens == 0) return bad("a prompt of 0 tokens", "Plan for at least 1");
+  if (request.sequences == 0) return bad("0 sequences", "Plan for at least 1");
+  if (request.link_formats.empty()) return bad("no link format is allowed", "Allow f32");
+  return {};
+}
+
+Result<Problem> make_problem(const Cluster& cluster, const ModelShape& shape,
+                             const Request& request) {
+  PRIMA_RETURN_IF_ERROR(validate(shape));
+  PRIMA_RETURN_IF_ERROR(validate(request, shape));
+  PRIMA_RETURN_IF_ERROR(validate(cluster, shape));
+
+  Problem problem{cluster, shape, request, {}, {}, {}, 0, 0, {}, {}, {}};
+  for (const LayerClass& layer : shape.classes) {
+    problem.classes.push_back(
+        {layer.dense_bytes, layer.expert_bytes * layer.n_expert, kv_bytes(layer, request.n_ctx)});
+  }
+  problem.classes.push_back({shape.output_bytes, 0, 0});
+  for (const DeviceProfile& device : cluster.devices) {
+    problem.budget.push_back(
+        less(less(device.memory_available_bytes, device.memory_reserve_bytes), shape.buffer_bytes));
+    auto& vram = problem.vram_budget.emplace_back();
+    for (const GpuProfile& gpu : device.gpus) {
+      vram.push_back(device.unified_memory
+                         ? problem.budget.back()
+                         : less(gpu.vram_available_bytes, gpu.vram_reserve_bytes));
+    }
+  }
+  problem.slot_grid = request.slot_grid_bytes > 0 ? request.slot_grid_bytes : shape.piece_bytes;
+  const Bytes grids = (2 * shape.piece_bytes + problem.slot_grid - 1) / problem.slot_grid;
+  problem.min_slots = grids * problem.slot_grid;
+
+  // Attention reads the cache: at half the prompt on average in prefill, half the answer after it
+  // in decoding.
+  const double decode_context = request.prompt_tokens + request.answer_tokens / 2.0;
+  problem.decode = step_costs(cluster, shape, 1, 1, decode_context, 1);
+  for (std::uint32_t steps = 1; steps <= kMaxSteps; steps *= 2) {
+    if (steps > 1 && request.prompt_tokens / steps < kMinPrefillTokens) break;
+    problem.prefill.push_back(step_costs(cluster, shape,
+                                         static_cast<double>(request.prompt_tokens) / steps, 1,
+                                         request.prompt_tokens / 2.0, steps));
+  }
+  for (std::uint32_t steps = 1; steps <= std::min(kMaxSteps, request.sequences); steps *= 2) {
+    const double tokens = static_cast<double>(request.sequences) / steps;
+    problem.batch.push_back(step_costs(cluster, shape, tokens, tokens, decode_context, steps));
+  }
+  return problem;
+}
+
+}  // namespace prima::plan

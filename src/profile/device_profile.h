@@ -1,0 +1,74 @@
+// What a device and a link between two devices can do, as measured (or, in a cluster file, as
+// described): the only figures the planner knows about hardware.
+//
+// Times are of one model's layers, by layer class (plan::ModelShape::classes), because decoding is
+// bound by memory and prefill by arithmetic: neither is guessed from a rating.
+//
+// Value types; thread-compatible.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/units.h"
+
+namespace prima::profile {
+
+// The token counts at which a layer is timed.
+inline constexpr std::array<std::uint32_t, 6> kTimedTokens{1, 2, 4, 8, 32, 128};
+
+// Seconds for a step of kTimedTokens[i] tokens. Never decreasing in i.
+struct TokenTimes {
+  std::array<double, kTimedTokens.size()> seconds{};
+};
+
+// Linear between the timed counts; beyond the last along the line through the last two, and never
+// below the last.
+// REQUIRES: tokens >= 1.
+double seconds_for_tokens(const TokenTimes& times, double tokens);
+
+// One layer of one class on one backend, at two fillings of the KV cache.
+struct LayerTimes {
+  TokenTimes short_context_seconds;  // short_context_tokens in the cache
+  TokenTimes long_context_seconds;   // long_context_tokens in the cache
+  std::uint32_t short_context_tokens = 0;
+  std::uint32_t long_context_tokens = 0;  // equal to short_context_tokens: measured at one only
+};
+
+// Linear in the context between the two fillings and beyond; never below the short context's time.
+double layer_seconds(const LayerTimes& times, double tokens, double context_tokens);
+
+struct GpuProfile {
+  std::string name;
+  Bytes vram_available_bytes = 0;  // ignored with unified memory: DeviceProfile::memory counts
+  Bytes vram_reserve_bytes = 0;    // left to others: the desktop, compute buffers
+  std::vector<LayerTimes> layers;  // by layer class
+  TokenTimes output_seconds;       // the output layer; all zero: it can't run here
+  double copy_to_bytes_per_second = 0;
+  double copy_from_bytes_per_second = 0;
+  double copy_latency_seconds = 0;  // of each copy, either way
+};
+
+struct DeviceProfile {
+  std::string name;
+  Bytes memory_available_bytes = 0;  // free or reclaimable now, container limits counted
+  Bytes memory_reserve_bytes = 0;    // of it, left to other programs
+  double disk_read_bytes_per_second =
+      0;                               // queued direct reads of the model's file; 0: no streaming
+  bool unified_memory = false;         // CPU and GPUs share memory_available_bytes
+  std::vector<LayerTimes> cpu_layers;  // by layer class
+  TokenTimes cpu_output_seconds;       // the output layer
+  std::vector<GpuProfile> gpus;
+};
+
+// Between two devices, `first` and `second`.
+struct LinkProfile {
+  double round_trip_seconds = 0;         // of an empty message
+  double forward_bytes_per_second = 0;   // first to second
+  double backward_bytes_per_second = 0;  // second to first
+  bool shared_medium = false;            // Wi-Fi: hops of all such links share the air
+};
+
+}  // namespace prima::profile

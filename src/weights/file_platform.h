@@ -1,0 +1,41 @@
+// What differs between POSIX systems in reading and mapping files: one implementation each in
+// file_platform_linux.cpp and file_platform_macos.cpp, chosen by the build.
+//
+// Thread-safe.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+
+#include <sys/stat.h>
+
+#include "base/units.h"
+
+namespace prima::weights::platform {
+
+struct DirectOpen {
+  int descriptor = -1;
+  Bytes alignment = 4096;
+};
+
+// nullopt if the file cannot be opened, or its file system refuses direct reads.
+std::optional<DirectOpen> open_direct(const std::filesystem::path& path);
+
+std::int64_t modified_nanoseconds(const struct stat& status);
+
+void forget_cached(int descriptor, Bytes offset, Bytes size);
+
+// From now on reading does not read ahead.
+void expect_random_access(int descriptor);
+
+// Whole pages of a mapped file. Brings them into memory and maps them, by reads as large as the
+// system makes them, all queued before the first is waited for: without a copy and hardly any
+// processor time. Errno, or 0; ENOSYS where the system has no such call.
+int populate(std::byte* pages, Bytes size);
+
+// How many pages of a mapping are in memory; 0 where the system does not say.
+Bytes pages_in_memory(std::byte* pages, Bytes size);
+
+}  // namespace prima::weights::platform

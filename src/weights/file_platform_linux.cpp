@@ -1,0 +1,120 @@
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include <fcntl.h>
+#include <linux/stat.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "weights/file_platform.h"
+
+namespace prima::weights::platform {
+
+namespace {
+
+struct FreeDeleter {
+  void operator()(void* memory) const { std::free(memory); }
+};
+
+// What the file system says of itself (Linux 6.1 on): 0 if it refuses direct reads, nullopt if it
+// does not say. Called through syscall(), because C libraries older than the kernel's headers have
+// their own, shorter struct statx.
+std::optional<Bytes> stated_alignment(int descriptor) {
+#ifdef STATX_DIOALIGN
+  struct statx status {};
+  if (::syscall(SYS_statx, descriptor, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) != 0 ||
+      (status.stx_mask & STATX_DIOALIGN) == 0) {
+    return std::nullopt;
+  }
+  if (status.stx_dio_offset_align == 0) return 0;
+  const Bytes alignment = std::max(status.stx_dio_offset_align, status.stx_dio_mem_align);
+  return std::has_single_bit(alignment) ? std::optional<Bytes>(alignment) : std::nullopt;
+#else
+  (void)descriptor;
+  return std::nullopt;
+#endif
+}
+
+bool can_read_at(int descriptor, Bytes alignment) {
+  constexpr std::size_t kLargest = 64 * kKiB;
+  void* memory = nullptr;
+  if (::posix_memalign(&memory, kLargest, 2 * kLargest) != 0) return false;
+  std::unique_ptr<void, FreeDeleter> owner(memory);
+  // Aligned to `alignment` and to nothing larger, so that the answer is about this alignment.
+  auto* buffer = static_cast<char*>(memory) + alignment;
+  return ::pread(descriptor, buffer, alignment, 0) >= 0;
+}
+
+}  // namespace
+
+std::optional<DirectOpen> open_direct(const std::filesystem::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
+  if (descriptor < 0) return std::nullopt;
+  // Smaller than a page is allowed by some, but reads of whole pages never cost more.
+  constexpr Bytes kPage = 4096;
+  if (const auto stated = stated_alignment(descriptor)) {
+    if (*stated > 0 && can_read_at(descriptor, std::max(*stated, kPage))) {
+      return DirectOpen{descriptor, std::max(*stated, kPage)};
+    }
+  } else {
+    for (const Bytes alignment : {kPage, 16 * kKiB, 64 * kKiB}) {
+      if (can_read_at(descriptor, alignment)) return DirectOpen{descriptor, alignment};
+    }
+  }
+  ::close(descriptor);
+  return std::nullopt;
+}
+
+std::int64_t modified_nanoseconds(const struct stat& status) {
+  return static_cast<std::int64_t>(status.st_mtim.tv_sec) * 1'000'000'000 + status.st_mtim.tv_nsec;
+}
+
+void forget_cached(int descriptor, Bytes offset, Bytes size) {
+  (void)::posix_fadvise(descriptor, static_cast<off_t>(offset), static_cast<off_t>(size),
+                        POSIX_FADV_DONTNEED);
+}
+
+void expect_random_access(int descriptor) {
+  (void)::posix_fadvise(descriptor, 0, 0, POSIX_FADV_RANDOM);
+}
+
+int populate(std::byte* pages, Bytes size) {
+#ifdef MADV_POPULATE_READ
+  // The kernel queues what it is advised of and returns; so one window is being read while the one
+  // before is waited for. Windows, because what is read ahead and not yet mapped may be taken back.
+  constexpr Bytes kWindow = 32 * kMiB;
+  const auto window = [&](Bytes begin) { return std::min(kWindow, size - begin); };
+  (void)::madvise(pages, window(0), MADV_WILLNEED);
+  for (Bytes begin = 0; begin < size; begin += kWindow) {
+    const Bytes next = begin + kWindow;
+    if (next < size) (void)::madvise(pages + next, window(next), MADV_WILLNEED);
+    int result = 0;
+    do {
+      result = ::madvise(pages + begin, window(begin), MADV_POPULATE_READ);
+    } while (result != 0 && errno == EINTR);
+    // Linux before 5.14 does not know it; on a bad disk or a shorter file it says EFAULT.
+    if (result != 0) return errno == EINVAL ? ENOSYS : EIO;
+  }
+  return 0;
+#else
+  (void)pages;
+  (void)size;
+  return ENOSYS;
+#endif
+}
+
+Bytes pages_in_memory(std::byte* pages, Bytes size) {
+  const auto page_size = static_cast<Bytes>(::sysconf(_SC_PAGESIZE));
+  std::vector<unsigned char> in_memory((size + page_size - 1) / page_size);
+  if (::mincore(pages, size, in_memory.data()) != 0) return 0;
+  return static_cast<Bytes>(std::count_if(in_memory.begin(), in_memory.end(),
+                                          [](unsigned char page) { return (page & 1) != 0; }));
+}
+
+}  // namespace prima::weights::platform

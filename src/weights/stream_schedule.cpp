@@ -1,0 +1,191 @@
+#include "weights/stream_schedule.h"
+
+#include <algorithm>
+#include <numeric>
+#include <set>
+
+#include "weights/slot_memory.h"
+
+namespace prima::weights {
+namespace {
+
+// What a disk needs free besides the stage in use to go on reading: a queue of large reads.
+constexpr Bytes kReadAhead = 8 * kMiB;
+
+struct Sizes {
+  std::span<const Bytes> stages;
+  Bytes total = 0;
+  std::set<Bytes> distinct;
+
+  explicit Sizes(std::span<const Bytes> stage_bytes) : stages(stage_bytes) {
+    total = std::accumulate(stages.begin(), stages.end(), Bytes{0});
+    distinct.insert(stages.begin(), stages.end());
+  }
+  Bytes total_above(Bytes size) const {
+    Bytes sum = 0;
+    for (const Bytes stage : stages) sum += stage > size ? stage : 0;
+    return sum;
+  }
+};
+
+Bytes smallest_slot_bytes(Bytes largest_stage) {
+  return align_up(largest_stage, SlotMemory::kAlignment);
+}
+
+// Spreads `needed` bytes of streaming over the stages of at most `largest` bytes: walks the cycle
+// and streams a stage wherever what has been streamed so far lags behind an even share.
+class EvenSpread {
+ public:
+  EvenSpread(std::span<const Bytes> stages, Bytes largest, Bytes needed)
+      : stages_(stages), largest_(largest), needed_(needed), streamed_(stages.size()) {
+    total_ = std::accumulate(stages.begin(), stages.end(), 0.0);
+    Bytes so_far = 0;
+    Bytes streamed_so_far = 0;
+    for (std::size_t i = 0; i < stages_.size(); ++i) {
+      so_far += stages_[i];
+      const double due = even_share(so_far) - static_cast<double>(streamed_so_far);
+      if (stages_[i] > largest_ || due < 0.5 * static_cast<double>(stages_[i])) continue;
+      streamed_[i] = true;
+      streamed_so_far += stages_[i];
+    }
+    streamed_bytes_ = streamed_so_far;
+    while (streamed_bytes_ < needed_) flip(most_out_of_step(false, largest_));
+    while (const auto excess = most_out_of_step(true, streamed_bytes_ - needed_)) flip(excess);
+  }
+
+  std::vector<bool> take() && { return std::move(streamed_); }
+
+ private:
+  double even_share(Bytes so_far) const {
+    return static_cast<double>(needed_) * static_cast<double>(so_far) / total_;
+  }
+
+  // Of the stages of at most `limit` bytes that are streamed (or not): the one where streaming is
+  // furthest ahead of (behind) its even share.
+  std::optional<std::size_t> most_out_of_step(bool streamed, Bytes limit) const {
+    std::optional<std::size_t> worst;
+    double worst_lead = 0;
+    Bytes so_far = 0;
+    double streamed_so_far = 0;
+    for (std::size_t i = 0; i < stages_.size(); ++i) {
+      so_far += stages_[i];
+      if (streamed_[i]) streamed_so_far += static_cast<double>(stages_[i]);
+      if (streamed_[i] != streamed || stages_[i] > std::min(limit, largest_)) continue;
+      const double behind = even_share(so_far) - streamed_so_far;
+      const double lead = streamed ? -behind : behind;
+      if (!worst || lead > worst_lead) {
+        worst = i;
+        worst_lead = lead;
+      }
+    }
+    return worst;
+  }
+
+  void flip(std::optional<std::size_t> stage) {
+    streamed_[*stage] = !streamed_[*stage];
+    if (streamed_[*stage]) {
+      streamed_bytes_ += stages_[*stage];
+    } else {
+      streamed_bytes_ -= stages_[*stage];
+    }
+  }
+
+  std::span<const Bytes> stages_;
+  Bytes largest_;
+  Bytes needed_;
+  double total_ = 0;
+  std::vector<bool> streamed_;
+  Bytes streamed_bytes_ = 0;
+};
+
+}  // namespace
+
+Bytes comfortable_slot_bytes(Bytes largest_stage, Bytes budget) {
+  // A second stage's worth is all that is ever of use to one device. It costs residency, so it must
+  // also be small against the budget.
+  const Bytes most = largest_stage;
+  const Bytes least = std::min(most, std::max(largest_stage / 4, kReadAhead));
+  const Bytes ahead = std::clamp(budget / 32, least, most);
+  return align_up(largest_stage + ahead, SlotMemory::kAlignment);
+}
+
+Bytes smallest_stream_budget(std::span<const Bytes> stage_bytes) {
+  const Sizes sizes(stage_bytes);
+  Bytes smallest = sizes.total;
+  for (const Bytes largest : sizes.distinct) {
+    smallest = std::min(smallest, sizes.total_above(largest) + smallest_slot_bytes(largest));
+  }
+  return smallest;
+}
+
+Result<StreamSchedule> schedule_streaming(std::span<const Bytes> stage_bytes, Bytes budget,
+                                          std::optional<Bytes> slot_bytes) {
+  const Sizes sizes(stage_bytes);
+  StreamSchedule schedule;
+  schedule.streamed.assign(stage_bytes.size(), false);
+  schedule.resident_bytes = sizes.total;
+  if (sizes.total <= budget) return schedule;
+
+  // The smallest stages that can be the streamed ones need the least slot memory.
+  std::optional<Bytes> largest_streamed;
+  Bytes slots = 0;
+  for (const Bytes largest : sizes.distinct) {
+    const Bytes above = sizes.total_above(largest);
+    if (budget < above + smallest_slot_bytes(largest)) continue;
+    const Bytes left = align_down(budget - above, SlotMemory::kAlignment);
+    if (slot_bytes && (*slot_bytes < smallest_slot_bytes(largest) || *slot_bytes > left)) continue;
+    largest_streamed = largest;
+    const Bytes wanted = slot_bytes.value_or(comfortable_slot_bytes(largest, budget));
+    slots = std::min(wanted, left);
+    if (slots == wanted) break;
+  }
+  if (!largest_streamed) {
+    const Bytes enough = smallest_stream_budget(stage_bytes);
+    const std::string with_slots =
+        slot_bytes ? " with " + format_bytes(*slot_bytes) + " of slots" : "";
+    return fail(
+        ErrorCode::resource_exhausted,
+        format_bytes(budget) + " of memory for weights are too little" + with_slots,
+        "At least " + format_bytes(enough) + " (" + std::to_string(enough) + " bytes) are needed");
+  }
+  const Bytes needed = sizes.total - (budget - slots);
+  schedule.streamed = EvenSpread(stage_bytes, *largest_streamed, needed).take();
+  schedule.slot_bytes = slots;
+  for (std::size_t i = 0; i < stage_bytes.size(); ++i) {
+    if (schedule.streamed[i]) schedule.streamed_bytes += stage_bytes[i];
+  }
+  schedule.resident_bytes = sizes.total - schedule.streamed_bytes;
+  return schedule;
+}
+
+double steady_state_seconds(std::span<const StageTiming> cycle, Bytes slot_bytes,
+                            double disk_bytes_per_second) {
+  // Bytes are counted from the start: read so far, wanted by the next streamed stage, released.
+  const auto slots = static_cast<double>(slot_bytes);
+  double now = 0;
+  double read = 0;
+  double wanted = 0;
+  double released = 0;
+  const auto pass = [&](double seconds) {
+    now += seconds;
+    read = std::min(read + seconds * disk_bytes_per_second, released + slots);
+  };
+  constexpr int kCycles = 12;  // the start has worn off long before
+  double start_of_last = 0;
+  for (int i = 0; i < kCycles; ++i) {
+    start_of_last = now;
+    for (const StageTiming& stage : cycle) {
+      if (stage.streamed) {
+        wanted += static_cast<double>(stage.bytes);
+        if (read < wanted) pass((wanted - read) / disk_bytes_per_second);
+        read = std::max(read, wanted);  // rounding must not lose a byte
+      }
+      pass(stage.compute_seconds);
+      if (stage.streamed) released = wanted;
+      pass(stage.gap_seconds);
+    }
+  }
+  return now - start_of_last;
+}
+
+}  // namespace prima::weights

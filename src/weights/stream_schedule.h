@@ -1,0 +1,56 @@
+// Which stages stay in memory and which are streamed, when not all fit.
+//
+// Layers are used in a cycle, so the best policy is a fixed resident set, the rest passing through
+// slots. Streamed stages are spread evenly over the cycle, so that the disk reads all the time.
+// Every byte of slots is a byte less of residency, so slots are kept as small as full disk speed
+// allows; that is a matter of the largest streamed stage, so where the choice is free, large stages
+// are the resident ones.
+//
+// Pure functions; thread-safe.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "base/units.h"
+
+namespace prima::weights {
+
+struct StreamSchedule {
+  std::vector<bool> streamed;  // by stage
+  Bytes resident_bytes = 0;
+  Bytes streamed_bytes = 0;  // per cycle
+  Bytes slot_bytes = 0;      // of slot memory; 0 if nothing is streamed
+
+  Bytes memory_bytes() const { return resident_bytes + slot_bytes; }
+};
+
+// Slot memory with which the disk hardly waits for computing, if stages are at most this large.
+Bytes comfortable_slot_bytes(Bytes largest_stage, Bytes budget);
+
+// The least budget that schedule_streaming accepts for these stages.
+Bytes smallest_stream_budget(std::span<const Bytes> stage_bytes);
+
+// `stage_bytes`: in order of use over the whole cycle, all windows; `budget`: for resident stages
+// and slots together; `slot_bytes`: slot memory chosen by a plan, which knows about rounds; without
+// it what suits one device. Fails with resource_exhausted, naming the budget that would be enough.
+Result<StreamSchedule> schedule_streaming(std::span<const Bytes> stage_bytes, Bytes budget,
+                                          std::optional<Bytes> slot_bytes = {});
+
+// One stage's part in the steady state.
+struct StageTiming {
+  Bytes bytes = 0;
+  bool streamed = false;
+  double compute_seconds = 0;
+  double gap_seconds = 0;  // after it, while other devices compute
+};
+
+// Seconds per cycle in the steady state: the disk reads streamed stages in order of use as far
+// ahead as the slot memory allows, a stage is computed when it is there, its slot is free when it
+// is done.
+double steady_state_seconds(std::span<const StageTiming> cycle, Bytes slot_bytes,
+                            double disk_bytes_per_second);
+
+}  // namespace prima::weights

@@ -1,0 +1,313 @@
+#include "weights/streamed_weights.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "base/log.h"
+
+namespace prima::weights {
+namespace {
+
+using model::TensorRole;
+
+// Pages of embedding rows, one or two per distinct token, that may stay. Part of the budget.
+constexpr Bytes kEmbeddingRows = 4 * kMiB;
+
+// Direct reads are made in whole blocks of this size. Every disk's block divides it, and it is
+// known before a file has been opened for reading, so layouts do not depend on it.
+constexpr Bytes kBlock = 4 * kKiB;
+
+constexpr Bytes kTensorAlignment = 64;  // of small tensors; ggml needs 32
+
+}  // namespace
+
+StreamedWeights::~StreamedWeights() = default;
+
+Result<std::unique_ptr<StreamedWeights>> StreamedWeights::open(const WeightLayout& layout,
+                                                               const StreamingOptions& options) {
+  std::unique_ptr<StreamedWeights> weights(new StreamedWeights);
+  weights->options_ = options;
+  weights->paths_ = layout.paths;
+  PRIMA_RETURN_IF_ERROR(weights->make_tensors(layout));
+  weights->make_stages(layout);
+  PRIMA_RETURN_IF_ERROR(weights->read_small(layout));
+  return weights;
+}
+
+ggml_backend_buffer_t StreamedWeights::buffer_of(const PlacedTensor& tensor) {
+  if (tensor.buffer_type == ggml_backend_cpu_buffer_type()) {
+    return file_buffers_[tensor.file].get();
+  }
+  // Kernels ask a repacked tensor's buffer for its type and `extra`, never for its memory; so one
+  // small buffer of the type stands for all.
+  auto& buffer = repacked_buffers_[tensor.buffer_type];
+  if (!buffer) {
+    buffer.reset(ggml_backend_buft_alloc_buffer(tensor.buffer_type, kTensorAlignment));
+    ggml_backend_buffer_set_usage(buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+  }
+  return buffer.get();
+}
+
+// Every tensor begins as its bytes in the mapped file: right, if slow, should it be used as it is.
+Status StreamedWeights::make_tensors(const WeightLayout& layout) {
+  for (const std::filesystem::path& path : layout.paths) {
+    PRIMA_ASSIGN_OR_RETURN(auto file, MappedFile::open(path));
+    file->expect_random_access();
+    file_buffers_.emplace_back(ggml_backend_cpu_buffer_from_ptr(file->data(), file->size()));
+    files_.push_back(std::move(file));
+  }
+  context_.reset(ggml_init({.mem_size = (layout.tensors.size() + 1) * ggml_tensor_overhead(),
+                            .mem_buffer = nullptr,
+                            .no_alloc = true}));
+  for (const PlacedTensor& placed : layout.tensors) {
+    ggml_tensor* tensor = ggml_new_tensor(context_.get(), placed.type, 4, placed.shape.data());
+    ggml_set_name(tensor, placed.name.c_str());
+    tensor->buffer = buffer_of(placed);
+    tensor->data = files_[placed.file]->data() + placed.bytes.offset;
+    if (ggml_backend_buffer_init_tensor(tensor->buffer, tensor) != GGML_STATUS_SUCCESS) {
+      return fail(ErrorCode::internal, "ggml refused a place for " + placed.name);
+    }
+    tensors_[{placed.role, placed.layer}] = tensor;
+    if (placed.role == TensorRole::token_embedding) {
+      embedding_ = Member{tensor, placed.file, placed.bytes, 0};
+    }
+  }
+  return {};
+}
+
+void StreamedWeights::make_stages(const WeightLayout& layout) {
+  const PlacedTensor* previous = nullptr;
+  for (const PlacedTensor& placed : layout.tensors) {
+    if (!is_staged(placed)) continue;
+    const bool joins = previous != nullptr && previous->layer == placed.layer &&
+                       rank_of_use(previous->role) == rank_of_use(placed.role);
+    if (!joins) stages_.push_back(std::make_unique<Stage>());
+    previous = &placed;
+
+    Stage& stage = *stages_.back();
+    const Bytes begin = align_down(placed.bytes.offset, kBlock);
+    const Bytes end = align_up(placed.bytes.end(), kBlock);
+    ggml_tensor* tensor = tensors_[{placed.role, placed.layer}];
+    stage.members.push_back(
+        {tensor, placed.file, placed.bytes, stage.layout.size() + placed.bytes.offset - begin});
+    stage.layout.pieces.push_back({placed.file, begin, end - begin});
+    stage_of_[tensor] = static_cast<StageIndex>(stages_.size() - 1);
+  }
+}
+
+Status StreamedWeights::read_small(const WeightLayout& layout) {
+  const auto is_small = [](const PlacedTensor& placed) {
+    return !is_staged(placed) && placed.role != TensorRole::token_embedding;
+  };
+  Bytes size = kTensorAlignment;
+  for (const PlacedTensor& placed : layout.tensors) {
+    if (is_small(placed)) size += align_up(placed.bytes.size, kTensorAlignment);
+  }
+  small_.resize(size);
+  const auto start = reinterpret_cast<std::uintptr_t>(small_.data());
+  Bytes used = align_up(start, kTensorAlignment) - start;
+  small_buffer_.reset(ggml_backend_cpu_buffer_from_ptr(small_.data() + used, size - used));
+  for (const PlacedTensor& placed : layout.tensors) {
+    if (!is_small(placed)) continue;
+    ggml_tensor* tensor = tensors_[{placed.role, placed.layer}];
+    PRIMA_RETURN_IF_ERROR(files_[placed.file]->read(placed.bytes, small_.data() + used));
+    tensor->data = small_.data() + used;
+    if (placed.buffer_type == ggml_backend_cpu_buffer_type()) tensor->buffer = small_buffer_.get();
+    used += align_up(placed.bytes.size, kTensorAlignment);
+  }
+  return {};
+}
+
+std::vector<Bytes> StreamedWeights::stage_bytes() const {
+  std::vector<Bytes> sizes;
+  for (const auto& stage : stages_) sizes.push_back(stage->layout.size());
+  return sizes;
+}
+
+Bytes StreamedWeights::smallest_budget() const {
+  return memory().always + smallest_stream_budget(stage_bytes());
+}
+
+Bytes StreamedWeights::full_budget() const {
+  Bytes total = memory().always;
+  for (const Bytes size : stage_bytes()) total += size;
+  return total;
+}
+
+Status StreamedWeights::start(Bytes budget, const std::function<bool(Bytes, Bytes)>& progress) {
+  if (budget < smallest_budget()) {
+    return fail(ErrorCode::resource_exhausted,
+                format_bytes(budget) + " of memory for weights are too little",
+                "At least " + format_bytes(smallest_budget()) + " (" +
+                    std::to_string(smallest_budget()) + " bytes) are needed");
+  }
+  const std::vector<Bytes> sizes = stage_bytes();
+  PRIMA_ASSIGN_OR_RETURN(schedule_,
+                         schedule_streaming(sizes, budget - memory().always, options_.slot_bytes));
+  for (std::size_t i = 0; i < stages_.size(); ++i) stages_[i]->resident = !schedule_.streamed[i];
+
+  Bytes done = 0;
+  for (const auto& stage : stages_) {
+    if (!stage->resident) continue;
+    PRIMA_RETURN_IF_ERROR(fetch(*stage));
+    done += stage->layout.size();
+    if (progress && !progress(done, schedule_.resident_bytes)) {
+      return fail(ErrorCode::cancelled, "loading was cancelled");
+    }
+  }
+  if (stages_.empty()) return {};
+
+  // Where all stages are resident now, slots are for later. Their memory is taken when it is used.
+  Bytes slots = schedule_.slot_bytes;
+  if (slots == 0) {
+    slots = comfortable_slot_bytes(*std::max_element(sizes.begin(), sizes.end()), budget);
+  }
+  PRIMA_ASSIGN_OR_RETURN(auto memory, SlotMemory::allocate(slots));
+  PRIMA_ASSIGN_OR_RETURN(auto reader, open_reader(paths_, options_.reader));
+  if (reader->alignment() > kBlock) {
+    // Rare (64 KiB pages): through the page cache there is no such rule.
+    log::warn("this file system reads directly only in blocks of {}; reading through its cache",
+              format_bytes(reader->alignment()));
+    options_.reader.direct = false;
+    PRIMA_ASSIGN_OR_RETURN(reader, open_reader(paths_, options_.reader));
+  }
+  std::vector<StageLayout> cycle;
+  for (const auto& stage : stages_) cycle.push_back(stage->layout);
+  const auto is_resident = [this](StageIndex stage) { return stages_[stage]->resident.load(); };
+  streamer_ = std::make_unique<Streamer>(std::move(reader), std::move(memory), std::move(cycle),
+                                         is_resident, options_.streamer);
+  return {};
+}
+
+Status StreamedWeights::set_budget(Bytes budget) {
+  const std::vector<Bytes> sizes = stage_bytes();
+  const Bytes largest = *std::max_element(sizes.begin(), sizes.end());
+  const Bytes slots = streamer_->memory_bytes();
+  // With slots as they are, and at least room for them beside what is too large for them.
+  Bytes least = memory().always + slots;
+  if (slots < largest) {
+    for (const Bytes size : sizes) least += size > slots ? size : 0;
+  }
+  const Bytes for_stages = std::max(budget, least) - memory().always;
+  PRIMA_ASSIGN_OR_RETURN(StreamSchedule wanted, schedule_streaming(sizes, for_stages, slots));
+  // First what gives memory back.
+  for (std::size_t i = 0; i < stages_.size(); ++i) {
+    if (!wanted.streamed[i] || !stages_[i]->resident) continue;
+    stages_[i]->resident = false;
+    drop(*stages_[i]);
+  }
+  for (std::size_t i = 0; i < stages_.size(); ++i) {
+    if (wanted.streamed[i] || stages_[i]->resident) continue;
+    PRIMA_RETURN_IF_ERROR(fetch(*stages_[i]));
+    stages_[i]->resident = true;
+  }
+  {
+    const std::lock_guard lock(schedule_mutex_);
+    schedule_ = std::move(wanted);
+  }
+  streamer_->residency_changed();
+  return {};
+}
+
+ggml_tensor* StreamedWeights::find(TensorRole role, int layer) const {
+  const auto found = tensors_.find({role, model::is_per_layer(role) ? layer : -1});
+  return found == tensors_.end() ? nullptr : found->second;
+}
+
+std::optional<StageIndex> StreamedWeights::streamed_stage(const ggml_tensor* weight) const {
+  const auto found = stage_of_.find(weight);
+  if (found == stage_of_.end()) return std::nullopt;
+  return found->second;
+}
+
+Status StreamedWeights::acquire(StageIndex index) {
+  Stage& stage = *stages_[index];
+  if (stage.uses++ > 0) return {};
+  if (index == 0) limit_embedding_rows();
+  const auto from_file = [&] {
+    for (const Member& member : stage.members) {
+      member.tensor->data = files_[member.file]->data() + member.bytes.offset;
+    }
+    stage.in_slot = false;
+  };
+  if (stage.resident && !streamer_->is_coming_up(index)) {
+    if (auto status = bring_back(stage); !status) {
+      --stage.uses;
+      return status;
+    }
+    from_file();
+    return {};
+  }
+  auto slot = streamer_->acquire(index);
+  if (!slot) {
+    --stage.uses;
+    return tl::unexpected(std::move(slot.error()));
+  }
+  for (const Member& member : stage.members) member.tensor->data = *slot + member.slot_offset;
+  stage.in_slot = true;
+  return {};
+}
+
+void StreamedWeights::release(StageIndex index) {
+  Stage& stage = *stages_[index];
+  if (--stage.uses > 0) return;
+  if (stage.in_slot) streamer_->release(index);
+  stage.in_slot = false;
+}
+
+// A resident stage whose pages the system took. They come back in place: the slots are busy with
+// what comes next, and leaving the order of streaming would cost more. That it happened at all is
+// for the residency policy, which has fewer stages resident soon.
+Status StreamedWeights::bring_back(const Stage& stage) {
+  for (const Member& member : stage.members) {
+    const MappedFile& file = *files_[member.file];
+    if (file.is_in_memory(member.bytes)) continue;
+    PRIMA_RETURN_IF_ERROR(file.fetch(member.bytes));
+    lost_bytes_ += member.bytes.size;
+  }
+  return {};
+}
+
+Status StreamedWeights::fetch(const Stage& stage) const {
+  for (const Member& member : stage.members) {
+    PRIMA_RETURN_IF_ERROR(files_[member.file]->fetch(member.bytes));
+  }
+  return {};
+}
+
+void StreamedWeights::drop(const Stage& stage) const {
+  for (const Member& member : stage.members) files_[member.file]->drop(member.bytes);
+}
+
+// Looked at rarely, for the system goes over every page of the embedding to answer.
+void StreamedWeights::limit_embedding_rows() {
+  constexpr std::uint64_t kCycles = 16;
+  if (!embedding_ || ++cycles_since_limited_ < kCycles) return;
+  cycles_since_limited_ = 0;
+  const MappedFile& file = *files_[embedding_->file];
+  if (file.bytes_in_memory(embedding_->bytes) > kEmbeddingRows) file.drop(embedding_->bytes);
+}
+
+WeightMemory StreamedWeights::memory() const {
+  const std::lock_guard lock(schedule_mutex_);
+  WeightMemory memory;
+  memory.always = small_.size();
+  if (embedding_)
+    memory.always += std::min(align_up(embedding_->bytes.size, kBlock), kEmbeddingRows);
+  memory.resident = schedule_.resident_bytes;
+  memory.streamed = schedule_.streamed_bytes;
+  memory.slots = schedule_.slot_bytes;
+  return memory;
+}
+
+StreamerStatistics StreamedWeights::statistics() const {
+  return streamer_ ? streamer_->statistics() : StreamerStatistics{};
+}
+
+std::string StreamedWeights::description() const {
+  return streamer_ ? streamer_->description() : "in memory";
+}
+
+}  // namespace prima::weights

@@ -1,0 +1,131 @@
+// Weights that need not fit in memory: as many stages as the budget allows stay resident, the
+// others are streamed through slots.
+//
+//     open(layout)              tensors, so that graphs can be built and measured; no memory yet
+//     start(budget)             decides what is resident, fills it, starts the streamer
+//     acquire, release          by the computing thread, in order of use
+//     set_budget(bytes)         at any time after start: gives memory up, or takes it back
+//
+// Resident stages are mapped from the file, so they are clean pages that the system can take back;
+// they are brought in by large reads. Before a resident stage is used its pages are checked, and
+// brought back by large reads where the system took them: the computing thread never waits for
+// single page faults.
+//
+// Small tensors (norms, biases) are always in memory; of the embedding, the rows used are faulted
+// in from the file, and given back before they amount to anything.
+//
+// find() and streamed_stage() are thread-safe, acquire() and release() for the computing thread,
+// the others for one more thread.
+#pragma once
+
+#include <atomic>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include <ggml-cpp.h>
+
+#include "weights/mapped_file.h"
+#include "weights/stream_schedule.h"
+#include "weights/streamer.h"
+#include "weights/streaming_options.h"
+#include "weights/weight_layout.h"
+#include "weights/weights.h"
+
+namespace prima::weights {
+
+struct WeightMemory {
+  Bytes always = 0;    // small tensors, and what embedding rows may take
+  Bytes resident = 0;  // stages that are to stay in memory
+  Bytes slots = 0;
+  Bytes streamed = 0;  // not memory: bytes read per cycle
+
+  Bytes total() const { return always + resident + slots; }
+};
+
+class StreamedWeights final : public Weights {
+ public:
+  static Result<std::unique_ptr<StreamedWeights>> open(const WeightLayout& layout,
+                                                       const StreamingOptions& options = {});
+  ~StreamedWeights() override;
+
+  // The least budget that start() accepts.
+  Bytes smallest_budget() const;
+  // What start() needs to keep everything in memory.
+  Bytes full_budget() const;
+
+  // `progress`: bytes done, bytes in all; returning false cancels. Fails with resource_exhausted
+  // (with the budget that would be enough), io, unavailable, cancelled.
+  Status start(Bytes budget, const std::function<bool(Bytes, Bytes)>& progress = {});
+
+  // Gives up resident stages, or takes streamed ones back (by large reads, before they count as
+  // resident). A budget below the smallest is taken as the smallest. Slots keep their size.
+  Status set_budget(Bytes budget);
+
+  ggml_tensor* find(model::TensorRole role, int layer) const override;
+  std::optional<StageIndex> streamed_stage(const ggml_tensor* weight) const override;
+  Status acquire(StageIndex stage) override;
+  void release(StageIndex stage) override;
+  Bytes memory_bytes() const override { return memory().total(); }
+
+  WeightMemory memory() const;
+  StreamerStatistics statistics() const;
+
+  // Of resident stages whose pages the system took without asking: since the start.
+  Bytes lost_bytes() const { return lost_bytes_; }
+  std::string description() const;  // "io_uring, direct"
+
+ private:
+  struct Member {
+    ggml_tensor* tensor = nullptr;
+    std::uint32_t file = 0;
+    ByteRange bytes;
+    Bytes slot_offset = 0;  // of its first byte in the stage's slot
+  };
+
+  struct Stage {
+    std::vector<Member> members;
+    StageLayout layout;
+    std::atomic<bool> resident = false;
+    std::atomic<int> uses = 0;
+    bool in_slot = false;  // as it is in use; of the computing thread
+  };
+
+  StreamedWeights() = default;
+
+  Status make_tensors(const WeightLayout& layout);
+  Status read_small(const WeightLayout& layout);
+  void make_stages(const WeightLayout& layout);
+  ggml_backend_buffer_t buffer_of(const PlacedTensor& tensor);
+  std::vector<Bytes> stage_bytes() const;
+  Status bring_back(const Stage& stage);
+  Status fetch(const Stage& stage) const;
+  void drop(const Stage& stage) const;
+  void limit_embedding_rows();
+
+  StreamingOptions options_;
+  std::vector<std::filesystem::path> paths_;
+  std::vector<std::unique_ptr<MappedFile>> files_;
+  ggml_context_ptr context_;
+  std::vector<std::byte> small_;  // norms, biases; aligned by its users
+  ggml_backend_buffer_ptr small_buffer_;
+  std::vector<ggml_backend_buffer_ptr> file_buffers_;  // beside files_
+  std::map<ggml_backend_buffer_type_t, ggml_backend_buffer_ptr> repacked_buffers_;
+  std::map<std::pair<model::TensorRole, int>, ggml_tensor*> tensors_;
+  std::unordered_map<const ggml_tensor*, StageIndex> stage_of_;
+  std::vector<std::unique_ptr<Stage>> stages_;  // in order of use
+  std::optional<Member> embedding_;
+  std::uint64_t cycles_since_limited_ = 0;
+  std::atomic<Bytes> lost_bytes_ = 0;
+  mutable std::mutex schedule_mutex_;
+  StreamSchedule schedule_;
+  std::unique_ptr<Streamer> streamer_;  // last: its thread uses the others
+};
+
+}  // namespace prima::weights

@@ -1,0 +1,151 @@
+#include "weights/streamer.h"
+
+#include <utility>
+
+#include "base/log.h"
+
+namespace prima::weights {
+
+namespace {
+
+// How long the thread waits for a completion before it looks round again: only the end of the
+// program and space that came free while few reads were in flight wait for this.
+constexpr Duration kReaderWait = std::chrono::milliseconds(20);
+
+constexpr Duration kDrainLimit = std::chrono::seconds(10);
+
+}  // namespace
+
+Streamer::Streamer(std::unique_ptr<Reader> reader, SlotMemory memory,
+                   std::vector<StageLayout> cycle, std::function<bool(StageIndex)> skip,
+                   const StreamerOptions& options)
+    : options_(options),
+      reader_(std::move(reader)),
+      memory_(std::move(memory)),
+      ring_(std::move(cycle), {memory_.capacity(), memory_.mirrored(), options.chunk}) {
+  ring_.set_skip(std::move(skip));
+  thread_ = std::thread([this] { work(); });
+}
+
+Streamer::~Streamer() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  work_to_do_.notify_all();
+  thread_.join();
+  if (ring_.reads_in_flight() > 0) {
+    log::error("a disk has not answered for {:.0f} s; leaving its reads alone",
+               seconds(kDrainLimit));
+    (void)reader_.release();
+    (void)new SlotMemory(std::move(memory_));
+  }
+}
+
+void Streamer::work() {
+  std::vector<SlotRing::Read> reads;
+  std::vector<ReadCompletion> completions;
+  std::unique_lock lock(mutex_);
+  while (!stop_) {
+    reads.clear();
+    while (ring_.reads_in_flight() < reader_->queue_depth()) {
+      const auto read = ring_.next_read();
+      if (!read) break;
+      reads.push_back(*read);
+    }
+    const bool idle = ring_.reads_in_flight() == 0;
+    if (idle) {
+      work_to_do_.wait(lock);
+      continue;
+    }
+    lock.unlock();
+    for (const SlotRing::Read& read : reads) {
+      reader_->submit(
+          {read.file, read.offset, read.size, memory_.data() + read.position, read.tag});
+    }
+    completions.clear();
+    reader_->wait(kReaderWait, completions);
+    lock.lock();
+    for (const ReadCompletion& completion : completions) {
+      ring_.complete(completion.tag, completion.status);
+      if (!completion.status) ++statistics_.failed_reads;
+    }
+    for (const SlotRing::Read& read : reads) statistics_.bytes_read += read.size;
+    completions_ += completions.size();
+    if (!completions.empty()) progress_.notify_all();
+  }
+  lock.unlock();
+  drain();
+}
+
+void Streamer::drain() {
+  const Instant limit = SystemClock().now() + kDrainLimit;
+  std::vector<ReadCompletion> completions;
+  while (ring_.reads_in_flight() > 0 && SystemClock().now() < limit) {
+    completions.clear();
+    reader_->wait(kReaderWait, completions);
+    for (const ReadCompletion& completion : completions) {
+      ring_.complete(completion.tag, completion.status);
+    }
+  }
+}
+
+Result<std::byte*> Streamer::acquire(StageIndex stage) {
+  PRIMA_RETURN_IF_ERROR(reader_->check_unchanged());
+  const SystemClock clock;
+  const Instant start = clock.now();
+  bool tried_again = false;
+  std::unique_lock lock(mutex_);
+  while (true) {
+    const SlotRing::Acquired acquired = ring_.acquire(stage);
+    switch (acquired.readiness) {
+      case SlotRing::Readiness::ready:
+        ++statistics_.stages_acquired;
+        statistics_.waited += clock.now() - start;
+        return memory_.data() + acquired.position;
+      case SlotRing::Readiness::failed:
+        if (tried_again || ring_.error().code != ErrorCode::io) {
+          return tl::unexpected(ring_.error());
+        }
+        log::warn("{}; trying again", ring_.error().what);
+        tried_again = true;
+        continue;
+      case SlotRing::Readiness::blocked:
+        return fail(ErrorCode::resource_exhausted,
+                    "stages in use leave too little slot memory for the next one");
+      case SlotRing::Readiness::loading: break;
+    }
+    work_to_do_.notify_all();
+    const std::uint64_t seen = completions_;
+    const bool progressed =
+        progress_.wait_for(lock, options_.stall_limit, [&] { return completions_ != seen; });
+    if (!progressed) {
+      return fail(ErrorCode::deadline_exceeded,
+                  "the disk has not answered for " +
+                      std::to_string(static_cast<int>(seconds(options_.stall_limit))) + " s",
+                  "Check the disk and its connection");
+    }
+  }
+}
+
+void Streamer::release(StageIndex stage) {
+  {
+    std::lock_guard lock(mutex_);
+    ring_.release(stage);
+  }
+  work_to_do_.notify_all();
+}
+
+bool Streamer::is_coming_up(StageIndex stage) const {
+  std::lock_guard lock(mutex_);
+  return ring_.is_coming_up(stage);
+}
+
+void Streamer::residency_changed() { work_to_do_.notify_all(); }
+
+StreamerStatistics Streamer::statistics() const {
+  std::lock_guard lock(mutex_);
+  return statistics_;
+}
+
+}  // namespace prima::weights

@@ -1,0 +1,81 @@
+// Streams stages from disk into slots, ahead of their use: a thread of its own keeps the reader
+// busy in order of use, as far ahead as the slot memory allows. slot_ring.h has the life of a slot
+// and all decisions; this adds the thread, the waiting and the deadlines.
+//
+// acquire() and release() are for the computing thread; the rest is thread-safe.
+//
+// Destroying it waits for reads in flight. Should a disk never answer, the reader and its memory
+// are left to the process's end rather than freed under a read.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "base/units.h"
+#include "weights/reader.h"
+#include "weights/slot_memory.h"
+#include "weights/slot_ring.h"
+#include "weights/streaming_options.h"
+#include "weights/weights.h"
+
+namespace prima::weights {
+
+struct StreamerStatistics {
+  Bytes bytes_read = 0;
+  std::uint64_t stages_acquired = 0;
+  std::uint64_t failed_reads = 0;
+  Duration waited{};  // by the computing thread, in acquire()
+};
+
+class Streamer {
+ public:
+  // `cycle`: stages in order of use; every one that is streamed fits in `memory`. `skip` says, each
+  // time a stage's turn comes, whether it is passed over because it is resident; it is called with
+  // the streamer's lock held.
+  Streamer(std::unique_ptr<Reader> reader, SlotMemory memory, std::vector<StageLayout> cycle,
+           std::function<bool(StageIndex)> skip = {}, const StreamerOptions& options = {});
+  ~Streamer();
+  Streamer(const Streamer&) = delete;
+  Streamer& operator=(const Streamer&) = delete;
+
+  // Waits until the stage is in memory; where its first piece begins. Fails with io (after trying
+  // once more), unavailable (the file changed), deadline_exceeded, or resource_exhausted (stages in
+  // use leave too little slot memory for this one). The next acquire() starts afresh.
+  Result<std::byte*> acquire(StageIndex stage);
+  void release(StageIndex stage);
+
+  // Whether acquire() would find the stage read or being read.
+  bool is_coming_up(StageIndex stage) const;
+
+  // What `skip` says has changed.
+  void residency_changed();
+
+  StreamerStatistics statistics() const;
+  Bytes memory_bytes() const { return memory_.capacity(); }
+  std::string description() const { return reader_->description(); }
+
+ private:
+  void work();
+  void drain();
+
+  const StreamerOptions options_;
+  std::unique_ptr<Reader> reader_;  // used by the thread only, check_unchanged() excepted
+  SlotMemory memory_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable work_to_do_;  // for the thread: bytes came free, or stop
+  std::condition_variable progress_;    // for acquire(): reads completed
+  SlotRing ring_;
+  bool stop_ = false;
+  StreamerStatistics statistics_;
+  std::uint64_t completions_ = 0;
+  std::thread thread_;  // last: it uses all the others
+};
+
+}  // namespace prima::weights
