@@ -14,13 +14,13 @@ tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 DEBIAN_PACKAGES="
   ca-certificates ccache cmake g++ git make ninja-build pkg-config
-  cppzmq-dev flatbuffers-compiler libcli11-dev libexpected-dev libflatbuffers-dev libsodium-dev
+  cppzmq-dev flatbuffers-compiler libasio-dev libcli11-dev libexpected-dev libflatbuffers-dev libsodium-dev
   libspdlog-dev libtomlplusplus-dev liburing-dev libzmq3-dev
   libbenchmark-dev libgmock-dev libgtest-dev"
 
 HOMEBREW_PACKAGES="
   ccache cmake git ninja pkgconf
-  cppzmq flatbuffers cli11 tl-expected libsodium spdlog tomlplusplus zeromq libomp
+  asio cppzmq flatbuffers cli11 tl-expected libsodium spdlog tomlplusplus zeromq libomp
   google-benchmark googletest"
 
 # npm only fetches; where everything is here or it is installed already, no package is needed.

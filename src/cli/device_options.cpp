@@ -69,8 +69,26 @@ void add_device_options(CLI::App& command, DeviceOptions& options) {
   windows->delimiter(',');
   auto* rounds = command.add_option("--rounds", options.rounds,
                                     "Rounds a token makes; the windows repeat in each");
-  for (auto* option : {threads, kv, rounds}) option->capture_default_str();
-  for (auto* option : {threads, kv, workers, windows, rounds}) option->group("Devices");
+  auto* private_layers =
+      command.add_option("--private-layers", options.private_layers,
+                         "The first and last so many layers stay on this device, and with them the "
+                         "hidden states that say most about the text");
+  private_layers->check(CLI::Range(0, 1024));
+  auto* link_type = command.add_option("--link-type", options.link_type,
+                                       "Hidden states travel as f32, f16 or q8_0");
+  link_type->check(CLI::IsMember({"f32", "f16", "q8_0"}));
+  auto* waves = command.add_flag("--waves", options.waves,
+                                 "Steps pass each round together, for devices that read from disk");
+  auto* port = command.add_option("--port", options.port,
+                                  "Where workers join, for those told with --head (any free one)");
+  port->check(CLI::Range(1, 65535));
+  for (auto* option : {threads, kv, rounds, private_layers, link_type}) {
+    option->capture_default_str();
+  }
+  for (auto* option :
+       {threads, kv, workers, windows, rounds, private_layers, link_type, waves, port}) {
+    option->group("Devices");
+  }
 }
 
 Status check(const DeviceOptions& options) {
@@ -125,6 +143,12 @@ ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx
   ring.n_workers = worker_count(options);
   ring.windows.assign(options.windows.begin(), options.windows.end());
   ring.rounds = static_cast<std::uint32_t>(options.rounds);
+  ring.private_layers = options.private_layers;
+  ring.link_type = options.link_type == "f16"    ? GGML_TYPE_F16
+                   : options.link_type == "q8_0" ? GGML_TYPE_Q8_0
+                                                 : GGML_TYPE_F32;
+  ring.waves = options.waves;
+  ring.port = options.port;
   ring.executor.n_ctx = n_ctx;
   ring.executor.max_tokens = std::min(kStepTokens, n_ctx);
   ring.executor.kv_type = options.kv_type == "q8_0" ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;

@@ -25,6 +25,10 @@ struct DeviceOptions {
   std::optional<std::int64_t> workers;
   std::vector<std::int64_t> windows;
   std::int64_t rounds = 1;
+  std::uint32_t private_layers = 0;
+  std::string link_type = "f32";
+  bool waves = false;
+  std::uint16_t port = 0;
 };
 
 void add_device_options(CLI::App& command, DeviceOptions& options);

@@ -20,6 +20,7 @@
 #include "ring/model_library.h"
 #include "ring/worker.h"
 #include "transport/cluster_key.h"
+#include "transport/lan_rendezvous.h"
 #include "transport/local_rendezvous.h"
 #include "transport/zmq_network.h"
 
@@ -161,14 +162,28 @@ Result<int> join(const JoinOptions& options) {
   PRIMA_ASSIGN_OR_RETURN(const auto folder, transport::runtime_folder());
 
   StopOnSignal::block();
-  const auto network = transport::make_zmq_network(transport::derive_keys(key));
+  const transport::DerivedKeys keys = transport::derive_keys(key);
+  const auto network = transport::make_zmq_network(keys);
+  std::unique_ptr<transport::LanListener> lan;
+  if (named_heads.empty() && transport::lan_is_wanted()) {
+    if (auto listener = transport::LanListener::create(keys.announcement)) {
+      lan = std::move(*listener);
+    } else {
+      std::fprintf(stderr, "prima join: %s\n", listener.error().message().c_str());
+    }
+  }
+  const auto find_heads = [&] {
+    if (!named_heads.empty()) return named_heads;
+    auto heads = transport::find_local_heads(folder);
+    if (lan) std::ranges::copy(lan->heads(), std::back_inserter(heads));
+    return heads;
+  };
   JoinLine line;
   ring::ModelLibrary library(options.models);
   std::shared_ptr<const model::ModelFile> model;  // outlives the executor made from it
   ring::WorkerOptions worker_options{
       .device_name = options.name.empty() ? ring::host_name() : options.name,
-      .find_heads =
-          [&] { return named_heads.empty() ? transport::find_local_heads(folder) : named_heads; },
+      .find_heads = find_heads,
       .make_executor =
           [&](const ring::Assignment& assignment,
               const compute::LoadProgress& progress) -> Result<std::unique_ptr<compute::Executor>> {

@@ -7,17 +7,21 @@
 #include "ring/remote_ring.h"
 #include "ring/ring.h"
 #include "transport/cluster_key.h"
+#include "transport/lan_rendezvous.h"
 #include "transport/local_rendezvous.h"
 #include "transport/zmq_network.h"
 
 namespace prima::ring {
 namespace {
 
-// A RemoteRing with the network it runs on, which has to outlive it.
+// A RemoteRing with the network it runs on, which has to outlive it, and the word of it.
 class SocketRing final : public Ring {
  public:
-  SocketRing(std::unique_ptr<transport::Network> network, std::unique_ptr<RemoteRing> ring)
-      : network_(std::move(network)), ring_(std::move(ring)) {}
+  SocketRing(std::unique_ptr<transport::Network> network, std::unique_ptr<RemoteRing> ring,
+             std::shared_ptr<void> announcement)
+      : network_(std::move(network)),
+        ring_(std::move(ring)),
+        announcement_(std::move(announcement)) {}
 
   Status submit(const compute::Step& step, std::span<const std::int32_t> tokens,
                 Instant deadline) override {
@@ -31,6 +35,7 @@ class SocketRing final : public Ring {
  private:
   const std::unique_ptr<transport::Network> network_;
   const std::unique_ptr<RemoteRing> ring_;
+  const std::shared_ptr<void> announcement_;
 };
 
 Result<std::unique_ptr<Ring>> form_local(const model::ModelFile& model,
@@ -53,6 +58,22 @@ Result<std::unique_ptr<Ring>> form_local(const model::ModelFile& model,
   };
   PRIMA_ASSIGN_OR_RETURN(auto executor, compute::Executor::create(model, executor_options, show));
   return std::make_unique<LocalRing>(std::move(executor), n_layer, options.device_name, clock);
+}
+
+// To workers on this device, and on others where there is a network.
+Result<std::shared_ptr<void>> announce(const std::filesystem::path& folder,
+                                       const transport::DerivedKeys& keys, std::uint16_t port) {
+  auto announcements = std::make_shared<std::vector<std::shared_ptr<void>>>();
+  PRIMA_ASSIGN_OR_RETURN(auto local, transport::announce_locally(folder, port));
+  announcements->push_back(std::move(local));
+  if (transport::lan_is_wanted()) {
+    if (auto lan = transport::announce_on_lan(keys.announcement, port)) {
+      announcements->push_back(std::move(*lan));
+    } else {
+      log::warn("{}", lan.error().message());
+    }
+  }
+  return announcements;
 }
 
 }  // namespace
@@ -79,7 +100,8 @@ Result<std::unique_ptr<Ring>> form_ring(const model::ModelFile& model, const Rin
                        .n_layer = model.hyperparameters().n_layer,
                        .n_embd = model.hyperparameters().n_embd};
   PRIMA_ASSIGN_OR_RETURN(summary.identity, identify_model(model));
-  auto network = transport::make_zmq_network(transport::derive_keys(key));
+  const transport::DerivedKeys keys = transport::derive_keys(key);
+  auto network = transport::make_zmq_network(keys);
   PRIMA_ASSIGN_OR_RETURN(
       auto ring,
       RemoteRing::form(
@@ -87,8 +109,11 @@ Result<std::unique_ptr<Ring>> form_ring(const model::ModelFile& model, const Rin
           [&](const compute::ExecutorOptions& executor, const compute::LoadProgress& progress) {
             return compute::Executor::create(model, executor, progress);
           },
-          [&](std::uint16_t port) { return transport::announce_locally(folder, port); }));
-  return std::make_unique<SocketRing>(std::move(network), std::move(ring));
+          [&](std::uint16_t port) { return announce(folder, keys, port); }));
+  PRIMA_ASSIGN_OR_RETURN(
+      auto announcement,
+      transport::announce_locally(folder, ring->port(), transport::HeadState::running));
+  return std::make_unique<SocketRing>(std::move(network), std::move(ring), std::move(announcement));
 }
 
 }  // namespace prima::ring

@@ -59,6 +59,10 @@ std::vector<Outgoing> Membership::receive(const transport::PeerId& peer, const s
                               ", the other side " + std::to_string(request->protocol_version),
                           "Use the same build of Prima on all devices"}}}};
     }
+    for (const Member& member : members_) {
+      if (member.device != kHead)
+        status.ring.devices.at(member.device).state = to_string(member.state);
+    }
     return {{peer, status}};
   }
   if (Member* const member = find(peer)) member->last_heard = now;

@@ -43,6 +43,9 @@ class RemoteRing final : public Ring {
       const std::function<Result<std::shared_ptr<void>>(std::uint16_t port)>& announce,
       HeartbeatTimes times = {});
 
+  // Where it can be asked for its status.
+  std::uint16_t port() const { return control_->port(); }
+
   Status submit(const compute::Step& step, std::span<const std::int32_t> tokens,
                 Instant deadline) override;
   Result<Finished> next(Instant deadline) override;

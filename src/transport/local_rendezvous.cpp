@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr char kPrefix[] = "head-";
+std::string prefix(HeadState state) { return state == HeadState::gathering ? "head-" : "ring-"; }
 
 tl::unexpected<Error> io_error(const fs::path& path, const char* what) {
   return fail(ErrorCode::io, path.string() + ": " + what + ": " + std::strerror(errno),
@@ -71,12 +71,13 @@ Result<fs::path> runtime_folder() {
   return folder;
 }
 
-Result<std::shared_ptr<void>> announce_locally(const fs::path& folder, std::uint16_t port) {
+Result<std::shared_ptr<void>> announce_locally(const fs::path& folder, std::uint16_t port,
+                                               HeadState state) {
   // Locked before it gets the name by which it is found.
   std::string temporary = (folder / "new-XXXXXX").string();
   const int file = ::mkostemp(temporary.data(), O_CLOEXEC);  // mode 0600
   if (file < 0) return io_error(folder, "can't be written");
-  const fs::path path = folder / (kPrefix + std::to_string(port));
+  const fs::path path = folder / (prefix(state) + std::to_string(port));
   const std::string text = std::to_string(port) + "\n";
   if (::flock(file, LOCK_EX | LOCK_NB) != 0 ||
       ::write(file, text.data(), text.size()) != static_cast<ssize_t>(text.size()) ||
@@ -89,12 +90,12 @@ Result<std::shared_ptr<void>> announce_locally(const fs::path& folder, std::uint
   return std::make_shared<LocalAnnouncement>(path, file);
 }
 
-std::vector<Endpoint> find_local_heads(const fs::path& folder) {
+std::vector<Endpoint> find_local_heads(const fs::path& folder, HeadState state) {
   std::vector<std::pair<fs::file_time_type, Endpoint>> found;
   std::error_code error;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
     const std::string name = entry.path().filename().string();
-    if (!name.starts_with(kPrefix)) continue;
+    if (!name.starts_with(prefix(state))) continue;
     const OpenFile file(::open(entry.path().c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
     if (file.get() < 0) continue;
     if (::flock(file.get(), LOCK_SH | LOCK_NB) == 0) {  // its head is dead
@@ -102,7 +103,7 @@ std::vector<Endpoint> find_local_heads(const fs::path& folder) {
       continue;
     }
     std::uint16_t port = 0;
-    const char* const digits = name.data() + sizeof(kPrefix) - 1;
+    const char* const digits = name.data() + prefix(state).size();
     std::from_chars(digits, name.data() + name.size(), port);
     if (port == 0) continue;
     found.emplace_back(entry.last_write_time(error), Endpoint{"127.0.0.1", port});

@@ -19,11 +19,18 @@ namespace prima::transport {
 // for its owner only. Fails with io, or invalid_argument if it belongs to somebody else.
 Result<std::filesystem::path> runtime_folder();
 
+enum class HeadState {
+  gathering,  // wants workers
+  running,    // has them; can be asked how it is
+};
+
 // Announced until the returned object is destroyed.
 Result<std::shared_ptr<void>> announce_locally(const std::filesystem::path& folder,
-                                               std::uint16_t port);
+                                               std::uint16_t port,
+                                               HeadState state = HeadState::gathering);
 
 // Heads announced now, the newest last.
-std::vector<Endpoint> find_local_heads(const std::filesystem::path& folder);
+std::vector<Endpoint> find_local_heads(const std::filesystem::path& folder,
+                                       HeadState state = HeadState::gathering);
 
 }  // namespace prima::transport

@@ -1,0 +1,192 @@
+#include "ring/messages.h"
+
+#include <random>
+
+#include <gtest/gtest.h>
+
+#include "ring/hidden_payload.h"
+
+namespace prima::ring {
+namespace {
+
+SessionShape some_shape() {
+  return {.session = 99,
+          .n_devices = 3,
+          .n_hops = 4,
+          .n_embd = 64,
+          .n_ctx = 128,
+          .max_tokens = 8,
+          .link_type = GGML_TYPE_F32};
+}
+
+DataHeader some_header() {
+  DataHeader header;
+  header.session = 99;
+  header.epoch = 2;
+  header.from = 1;
+  header.serial = 7;
+  header.hop = 3;
+  header.step = compute::Step{.id = 5,
+                              .kv_operations = {{compute::KvOperation::Kind::copy, 1, 2, 0, 9}},
+                              .sequences = {0, 1, 1},
+                              .positions = {4, 9, 10},
+                              .cells = {3, 17, 127},
+                              .n_kv = 128,
+                              .outputs = {0, 2}};
+  header.timings = {{0, Duration(10), Duration(20)}};
+  return header;
+}
+
+Assignment some_assignment() {
+  Assignment assignment;
+  assignment.session = 99;
+  assignment.device = 1;
+  assignment.device_names = {"head", "laptop"};
+  assignment.route = {{{0, 0, {0, 2}}, {1, 0, {2, 4}}}};
+  assignment.neighbours = {{0, "", 5000}};
+  assignment.model_identity = ModelIdentity(kModelIdentityBytes, 3);
+  assignment.model_name = "model";
+  assignment.n_layer = 4;
+  assignment.n_embd = 64;
+  assignment.n_ctx = 128;
+  assignment.max_tokens = 8;
+  return assignment;
+}
+
+bool is_refused(const ControlMessage& message) {
+  const auto decoded = decode_control(encode(message));
+  return !decoded && decoded.error().code == ErrorCode::corrupt;
+}
+
+TEST(ControlMessages, SurviveTheWire) {
+  const auto hello =
+      decode_control(encode(Hello{.build = "b", .member = 7, .name = "n", .data_port = 3})).value();
+  EXPECT_EQ(std::get<Hello>(hello).member, 7u);
+  const auto decoded = decode_control(encode(some_assignment())).value();
+  const auto& assignment = std::get<Assignment>(decoded);
+  EXPECT_EQ(assignment.route, some_assignment().route);
+  EXPECT_EQ(assignment.device_names[1], "laptop");
+  EXPECT_EQ(assignment.model_identity, some_assignment().model_identity);
+  const auto failure =
+      decode_control(encode(Failure{4, {ErrorCode::io, "disk", "replace it"}})).value();
+  EXPECT_EQ(std::get<Failure>(failure).error.remedy, "replace it");
+  Heartbeat heartbeat{.session = 1, .epoch = 2, .idle = true, .sent = {{1, 2, 3}}, .received = {}};
+  const auto beat = decode_control(encode(heartbeat)).value();
+  EXPECT_EQ(std::get<Heartbeat>(beat).sent[0].bytes, 3u);
+}
+
+TEST(ControlMessages, AreRefusedWhereTheyCannotBe) {
+  EXPECT_FALSE(is_refused(some_assignment()));
+  const auto refused = [](auto change) {
+    Assignment assignment = some_assignment();
+    change(assignment);
+    return is_refused(assignment);
+  };
+  EXPECT_TRUE(refused([](Assignment& a) { a.device = 0; }));
+  EXPECT_TRUE(refused([](Assignment& a) { a.device = 2; }));
+  EXPECT_TRUE(refused([](Assignment& a) { a.route.hops[1].layers.last = 5; }));
+  EXPECT_TRUE(refused([](Assignment& a) { a.route.hops[1].layers.first = 1; }));
+  EXPECT_TRUE(refused([](Assignment& a) { a.route.hops[1].device = 7; }));
+  EXPECT_TRUE(refused([](Assignment& a) { a.route.hops.clear(); }));
+  EXPECT_TRUE(refused([](Assignment& a) { a.neighbours[0].device = 2; }));
+  EXPECT_TRUE(refused([](Assignment& a) { a.neighbours[0].port = 0; }));
+  EXPECT_TRUE(refused([](Assignment& a) { a.model_identity.pop_back(); }));
+  EXPECT_TRUE(refused([](Assignment& a) { a.n_embd = 0; }));
+  EXPECT_TRUE(refused([](Assignment& a) { a.max_tokens = 129; }));
+  EXPECT_TRUE(refused([](Assignment& a) { a.kv_type = GGML_TYPE_Q4_K; }));
+  EXPECT_TRUE(refused([](Assignment& a) { a.link_type = GGML_TYPE_Q4_0; }));
+  EXPECT_TRUE(refused([](Assignment& a) { a.device_names.resize(kMaxDevices + 1, "x"); }));
+  EXPECT_TRUE(is_refused(Hello{.build = "b", .member = 0, .name = "n", .data_port = 3}));
+  EXPECT_TRUE(is_refused(Loading{1, 5, 4}));
+  EXPECT_TRUE(is_refused(Welcome{}));
+  EXPECT_TRUE(is_refused(LinkUp{1, kMaxDevices}));
+}
+
+TEST(DataMessages, SurviveTheWire) {
+  const SessionShape shape = some_shape();
+  const DataHeader header = some_header();
+  const auto decoded = decode_data(encode(header, shape), shape.payload_bytes(3), shape).value();
+  ASSERT_TRUE(decoded);
+  EXPECT_EQ(decoded->step, header.step);
+  EXPECT_EQ(decoded->serial, 7u);
+  EXPECT_EQ(decoded->timings[0].computing, Duration(20));
+  // At the end of the way only outputs are left.
+  DataHeader last = header;
+  last.hop = 4;
+  EXPECT_TRUE(decode_data(encode(last, shape), shape.payload_bytes(2), shape).value());
+}
+
+TEST(DataMessages, OfOtherSessionsAreNotErrors) {
+  DataHeader header = some_header();
+  header.session = 98;
+  EXPECT_FALSE(decode_data(encode(header, some_shape()), 0, some_shape()).value());
+}
+
+TEST(DataMessages, AreRefusedWhereTheyCannotBe) {
+  const SessionShape shape = some_shape();
+  const auto refused = [&](auto change) {
+    DataHeader header = some_header();
+    change(header);
+    return !decode_data(encode(header, shape), shape.payload_bytes(3), shape);
+  };
+  EXPECT_FALSE(refused([](DataHeader&) {}));
+  EXPECT_TRUE(refused([](DataHeader& h) { h.from = 3; }));
+  EXPECT_TRUE(refused([](DataHeader& h) { h.hop = 5; }));
+  EXPECT_TRUE(refused([](DataHeader& h) { h.hop = 4; }));  // 2 outputs, 3 columns
+  EXPECT_TRUE(refused([](DataHeader& h) { h.step.reset(); }));
+  EXPECT_TRUE(refused([](DataHeader& h) { h.step->positions.pop_back(); }));
+  EXPECT_TRUE(refused([](DataHeader& h) { h.step->positions[1] = -1; }));
+  EXPECT_TRUE(refused([](DataHeader& h) { h.step->sequences[0] = 64; }));
+  EXPECT_TRUE(refused([](DataHeader& h) { h.step->cells[0] = 128; }));
+  EXPECT_TRUE(refused([](DataHeader& h) { h.step->n_kv = 129; }));
+  EXPECT_TRUE(refused([](DataHeader& h) { h.step->outputs = {2, 0}; }));
+  EXPECT_TRUE(refused([](DataHeader& h) { h.step->outputs = {0, 3}; }));
+  EXPECT_TRUE(refused([](DataHeader& h) { h.step->outputs = {1, 1}; }));
+  EXPECT_TRUE(refused([](DataHeader& h) { h.step->kv_operations[0].from = 10; }));
+  EXPECT_TRUE(refused([](DataHeader& h) { h.step->kv_operations[0].target = -1; }));
+  EXPECT_TRUE(refused([](DataHeader& h) { h.timings[0].hop = 4; }));
+  EXPECT_FALSE(decode_data(encode(some_header(), shape), shape.payload_bytes(3) + 4, shape));
+}
+
+// The fuzzers do this for longer; this much runs in every build, sanitizers included.
+TEST(Messages, SurviveDamage) {
+  std::mt19937 random(5);
+  const std::vector<std::vector<std::byte>> whole{encode(some_assignment()),
+                                                  encode(some_header(), some_shape())};
+  for (int i = 0; i < 20'000; ++i) {
+    std::vector<std::byte> bytes = whole[static_cast<std::size_t>(i % 2)];
+    for (std::uint32_t n = random() % 4; n > 0; --n) {
+      bytes[random() % bytes.size()] = static_cast<std::byte>(random());
+    }
+    if (random() % 4 == 0) bytes.resize(random() % bytes.size());
+    const auto control = decode_control(bytes);
+    if (control) {
+      EXPECT_TRUE(decode_control(encode(*control)));
+    }
+    const auto data = decode_data(bytes, some_shape().payload_bytes(3), some_shape());
+    if (data && *data && (*data)->step) {
+      EXPECT_LE((*data)->step->n_tokens(), some_shape().max_tokens);
+    }
+  }
+}
+
+TEST(HiddenPayload, KeepsWhatItsTypeKeeps) {
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> hidden(64 * 3);
+  for (float& value : hidden) value = normal(random);
+  for (const auto& [type, tolerance] :
+       {std::pair{GGML_TYPE_F32, 0.0f}, {GGML_TYPE_F16, 2e-3f}, {GGML_TYPE_Q8_0, 2e-2f}}) {
+    SessionShape shape = some_shape();
+    shape.link_type = type;
+    const auto payload = pack_hidden(hidden, type, 64);
+    ASSERT_EQ(payload.size(), shape.payload_bytes(3)) << ggml_type_name(type);
+    const std::vector<float> back = unpack_hidden(payload, type, 64, 3);
+    for (std::size_t i = 0; i < hidden.size(); ++i) {
+      EXPECT_NEAR(back[i], hidden[i], tolerance) << ggml_type_name(type);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace prima::ring

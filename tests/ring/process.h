@@ -1,0 +1,109 @@
+// For tests: a child process with its output in a file. Killed, at the latest, when destroyed.
+#pragma once
+
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace prima {
+
+inline std::string read_file(const std::filesystem::path& path) {
+  std::ostringstream text;
+  text << std::ifstream(path).rdbuf();
+  return text.str();
+}
+
+class Process {
+ public:
+  using Seconds = std::chrono::duration<double>;
+
+  Process(const std::vector<std::string>& arguments, std::filesystem::path output)
+      : output_(std::move(output)) {
+    std::vector<char*> argv;
+    for (const std::string& argument : arguments)
+      argv.push_back(const_cast<char*>(argument.data()));
+    argv.push_back(nullptr);
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      const int out = ::open(output_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+      const int in = ::open("/dev/null", O_RDONLY);
+      ::dup2(in, STDIN_FILENO);
+      ::dup2(out, STDOUT_FILENO);
+      ::dup2(out, STDERR_FILENO);
+      ::execv(argv[0], argv.data());
+      ::_exit(127);
+    }
+  }
+  ~Process() {
+    if (!status_) {
+      send(SIGCONT);
+      send(SIGKILL);
+      ::waitpid(pid_, nullptr, 0);
+    }
+  }
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+
+  pid_t pid() const { return pid_; }
+  void send(int signal) const { ::kill(pid_, signal); }
+  std::string output() const { return read_file(output_); }
+
+  // The exit status (128 + the signal that ended it), or nullopt if it still runs then.
+  std::optional<int> wait(Seconds limit) {
+    const auto deadline = std::chrono::steady_clock::now() + limit;
+    while (!status_) {
+      int status = 0;
+      if (::waitpid(pid_, &status, WNOHANG) == pid_) {
+        status_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+      } else if (std::chrono::steady_clock::now() >= deadline) {
+        return std::nullopt;
+      } else {
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      }
+    }
+    return status_;
+  }
+
+  // Whether the output has `text` at least `times` times before the limit.
+  bool says(const std::string& text, Seconds limit, int times = 1) const {
+    const auto deadline = std::chrono::steady_clock::now() + limit;
+    while (true) {
+      const std::string all = output();
+      int found = 0;
+      for (auto at = all.find(text); at != std::string::npos; at = all.find(text, at + 1)) ++found;
+      if (found >= times) return true;
+      if (std::chrono::steady_clock::now() >= deadline) return false;
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  }
+
+  // Processor time used so far.
+  Seconds processor_time() const {
+    std::string text = read_file("/proc/" + std::to_string(pid_) + "/stat");
+    std::istringstream fields(text.substr(text.rfind(')') + 2));
+    std::string skipped;
+    for (int i = 3; i < 14; ++i) fields >> skipped;  // utime is field 14, stime 15
+    long user = 0;
+    long system = 0;
+    fields >> user >> system;
+    return Seconds(static_cast<double>(user + system) /
+                   static_cast<double>(::sysconf(_SC_CLK_TCK)));
+  }
+
+ private:
+  const std::filesystem::path output_;
+  pid_t pid_ = -1;
+  std::optional<int> status_;
+};
+
+}  // namespace prima
