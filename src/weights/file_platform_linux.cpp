@@ -80,10 +80,6 @@ void forget_cached(int descriptor, Bytes offset, Bytes size) {
                         POSIX_FADV_DONTNEED);
 }
 
-void expect_random_access(int descriptor) {
-  (void)::posix_fadvise(descriptor, 0, 0, POSIX_FADV_RANDOM);
-}
-
 int populate(std::byte* pages, Bytes size) {
 #ifdef MADV_POPULATE_READ
   // The kernel queues what it is advised of and returns; so one window is being read while the one

@@ -54,7 +54,6 @@ ggml_backend_buffer_t StreamedWeights::buffer_of(const PlacedTensor& tensor) {
 Status StreamedWeights::make_tensors(const WeightLayout& layout) {
   for (const std::filesystem::path& path : layout.paths) {
     PRIMA_ASSIGN_OR_RETURN(auto file, MappedFile::open(path));
-    file->expect_random_access();
     file_buffers_.emplace_back(ggml_backend_cpu_buffer_from_ptr(file->data(), file->size()));
     files_.push_back(std::move(file));
   }
@@ -72,6 +71,7 @@ Status StreamedWeights::make_tensors(const WeightLayout& layout) {
     tensors_[{placed.role, placed.layer}] = tensor;
     if (placed.role == TensorRole::token_embedding) {
       embedding_ = Member{tensor, placed.file, placed.bytes, 0};
+      files_[placed.file]->expect_random_access(placed.bytes);
     }
   }
   return {};
