@@ -35,8 +35,8 @@ class MappedFile {
   // Gives the pages that lie wholly in the range back to the system, as far as others let go too.
   void drop(ByteRange range) const;
 
-  // From now on a fault in the range reads the one page that it is about, and nothing around it. Not
-  // for ranges that are fetched: those would be read page by page too.
+  // From now on a fault in the range reads the one page that it is about, and nothing around it.
+  // Not for ranges that are fetched: those would be read page by page too.
   void expect_random_access(ByteRange range) const;
 
   // Copies the range by large reads, past the mapping.

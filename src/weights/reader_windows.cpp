@@ -6,13 +6,13 @@
 #define WIN32_LEAN_AND_MEAN
 #include <windows.h>
 // winioctl.h needs windows.h before it.
-#include <winioctl.h>
-
 #include <algorithm>
 #include <memory>
 #include <optional>
 #include <system_error>
 #include <utility>
+
+#include <winioctl.h>
 
 #include "weights/direct_file.h"
 #include "weights/reader.h"
@@ -26,10 +26,10 @@ HANDLE handle_of(std::intptr_t native) { return reinterpret_cast<HANDLE>(native)
 
 Error windows_error(const std::filesystem::path& path, const std::string& doing, DWORD code) {
   const bool missing = code == ERROR_FILE_NOT_FOUND || code == ERROR_PATH_NOT_FOUND;
-  return Error{missing ? ErrorCode::not_found : ErrorCode::io,
-               path.string() + ": " + doing + ": " +
-                   std::system_category().message(static_cast<int>(code)),
-               "Check the file, its disk and its permissions"};
+  return Error{
+      missing ? ErrorCode::not_found : ErrorCode::io,
+      path.string() + ": " + doing + ": " + std::system_category().message(static_cast<int>(code)),
+      "Check the file, its disk and its permissions"};
 }
 
 // Unbuffered reads must be multiples of the disk's physical sector, which the volume says.
@@ -155,8 +155,8 @@ class OverlappedReader final : public Reader {
   void wait(Duration timeout, std::vector<ReadCompletion>& completions) override {
     std::move(failed_.begin(), failed_.end(), std::back_inserter(completions));
     failed_.clear();
-    auto milliseconds = static_cast<DWORD>(
-        std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count());
+    auto milliseconds =
+        static_cast<DWORD>(std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count());
     while (free_.size() < in_flight_.size()) {
       DWORD bytes = 0;
       ULONG_PTR key = 0;
@@ -188,10 +188,9 @@ class OverlappedReader final : public Reader {
     read.overlapped = {};
     read.overlapped.Offset = static_cast<DWORD>(offset);
     read.overlapped.OffsetHigh = static_cast<DWORD>(offset >> 32);
-    const BOOL ok = ReadFile(handle_of(files_[read.request.file].native()),
-                             read.request.buffer + read.done,
-                             static_cast<DWORD>(read.request.size - read.done), nullptr,
-                             &read.overlapped);
+    const BOOL ok =
+        ReadFile(handle_of(files_[read.request.file].native()), read.request.buffer + read.done,
+                 static_cast<DWORD>(read.request.size - read.done), nullptr, &read.overlapped);
     const DWORD error = ok ? ERROR_SUCCESS : GetLastError();
     // Even a read that is done at once completes through the port; one that cannot start does not.
     if (error != ERROR_SUCCESS && error != ERROR_IO_PENDING) finish(index, 0, error, failed_);
@@ -224,8 +223,8 @@ class OverlappedReader final : public Reader {
 
   const std::vector<DirectFile> files_;
   std::vector<InFlight> in_flight_;
-  std::vector<std::size_t> free_;        // indices of in_flight_
-  std::vector<ReadCompletion> failed_;   // reads that could not be started
+  std::vector<std::size_t> free_;       // indices of in_flight_
+  std::vector<ReadCompletion> failed_;  // reads that could not be started
   HANDLE port_;
   Bytes alignment_ = 1;
   bool is_direct_ = true;
