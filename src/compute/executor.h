@@ -60,6 +60,7 @@ struct ExecutorOptions {
   // not fit is streamed from disk. Without it all is held in memory.
   std::optional<Bytes> memory{};
   weights::StreamingOptions streaming{};
+  bool yields_memory = true;  // gives weights up while other programs need memory
 };
 
 struct ExecutorMemory {

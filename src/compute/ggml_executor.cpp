@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "base/log.h"
+#include "weights/budget.h"
 #include "weights/resident_weights.h"
 
 namespace prima::compute {
@@ -169,7 +170,23 @@ Status GgmlExecutor::add_streamed(const LayerDeviceOptions& options, const LoadP
                 "At least " + format_bytes(enough) + " (" + std::to_string(enough) +
                     " bytes) are needed; a smaller context (-c) needs less");
   }
-  return streamed_weights_->start(*options_.memory - others, progress);
+  PRIMA_RETURN_IF_ERROR(streamed_weights_->start(*options_.memory - others, progress));
+  if (options_.yields_memory) yield_memory_to_others();
+  return {};
+}
+
+void GgmlExecutor::yield_memory_to_others() {
+  const auto available = weights::available_memory();
+  if (!available) return;  // a system that does not say has no say
+  weights::StreamedWeights* weights = streamed_weights_;
+  good_neighbour_ = std::make_unique<weights::GoodNeighbour>(
+      weights::system_memory_watch(), weights->memory().resident,
+      weights::ResidencyRules{.reserve = weights::default_reserve(available->total) / 2},
+      [weights] { return weights->lost_bytes(); },
+      [weights](Bytes resident) {
+        const Status status = weights->set_resident(resident);
+        if (!status) log::warn("{}", status.error().message());
+      });
 }
 
 Status GgmlExecutor::embed(std::span<const std::int32_t> tokens, std::vector<float>& hidden) {

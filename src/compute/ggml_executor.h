@@ -7,6 +7,7 @@
 #include "compute/executor.h"
 #include "compute/kv_cells.h"
 #include "compute/layer_device.h"
+#include "weights/pressure.h"
 #include "weights/streamed_weights.h"
 
 namespace prima::compute {
@@ -31,6 +32,7 @@ class GgmlExecutor final : public Executor {
   Status add_gpu(const GpuPlacement& placement, const LoadProgress& progress);
   Status add_cpu(const LoadProgress& progress);
   Status add_streamed(const LayerDeviceOptions& options, const LoadProgress& progress);
+  void yield_memory_to_others();
   Status add(const LayerDeviceOptions& options, std::unique_ptr<weights::Weights> weights);
   Status check_windows() const;
   Status check_held(LayerRange layers) const;
@@ -43,6 +45,7 @@ class GgmlExecutor final : public Executor {
   LayerDevice* output_device_ = nullptr;                  // null at a worker
   ggml_tensor* embedding_ = nullptr;                      // null at a worker
   weights::StreamedWeights* streamed_weights_ = nullptr;  // the CPU's, if within a memory budget
+  std::unique_ptr<weights::GoodNeighbour> good_neighbour_;  // after what it works on
 };
 
 }  // namespace prima::compute

@@ -11,6 +11,8 @@
 #include "compute/executor.h"
 #include "compute/forward_session.h"
 #include "model/model_file.h"
+#include "model/synth.h"
+#include "model/testing/temporary_folder.h"
 
 namespace prima::compute {
 namespace {
@@ -36,6 +38,7 @@ class Model {
     options.n_threads = 1;
     options.repack = false;
     options.memory = memory;
+    options.yields_memory = false;
     options.streaming.reader = reader;
     options.streaming.streamer.chunk = 64 * kKiB;
     return Executor::create(file_, options);
@@ -101,6 +104,30 @@ void expect_same_logits(const std::filesystem::path& path) {
     }
   }
 }
+
+struct Shape {
+  const char* name;
+  model::SynthOptions options;
+};
+
+class SyntheticModel : public testing::TestWithParam<Shape> {};
+
+TEST_P(SyntheticModel, GivesTheSameLogitsWithinAnyBudget) {
+  const model::TemporaryFolder folder;
+  const auto path = folder.path() / "model.gguf";
+  const auto written = model::synthesize(GetParam().options, path);
+  ASSERT_TRUE(written) << written.error().message();
+  expect_same_logits(path);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Streaming, SyntheticModel,
+    testing::Values(
+        Shape{"dense", {.n_layer = 6, .mixture = "Q4_K_M"}},
+        Shape{"tied", {.architecture = "gemma3", .n_layer = 7, .tied = true, .mixture = "Q8_0"}},
+        Shape{"experts",
+              {.architecture = "qwen3moe", .n_layer = 3, .n_expert = 4, .mixture = "Q4_0"}}),
+    [](const testing::TestParamInfo<Shape>& shape) { return shape.param.name; });
 
 // For files that are not in the repository: PRIMA_PARITY_MODELS=a.gguf:b.gguf
 TEST(Streaming, GivesTheSameLogitsOnGivenModels) {

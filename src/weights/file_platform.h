@@ -27,9 +27,6 @@ std::int64_t modified_nanoseconds(const struct stat& status);
 
 void forget_cached(int descriptor, Bytes offset, Bytes size);
 
-// From now on reading does not read ahead.
-void expect_random_access(int descriptor);
-
 // Whole pages of a mapped file. Brings them into memory and maps them, by reads as large as the
 // system makes them, all queued before the first is waited for: without a copy and hardly any
 // processor time. Errno, or 0; ENOSYS where the system has no such call.

@@ -80,20 +80,25 @@ void forget_cached(int descriptor, Bytes offset, Bytes size) {
                         POSIX_FADV_DONTNEED);
 }
 
-void expect_random_access(int descriptor) {
-  (void)::posix_fadvise(descriptor, 0, 0, POSIX_FADV_RANDOM);
-}
-
 int populate(std::byte* pages, Bytes size) {
 #ifdef MADV_POPULATE_READ
   // The kernel queues what it is advised of and returns; so one window is being read while the one
   // before is waited for. Windows, because what is read ahead and not yet mapped may be taken back.
+  // Of one piece of advice it follows no more than the device's read-ahead size, 128 KiB by
+  // default; the rest would be faulted in, with read-ahead beyond what was asked for.
   constexpr Bytes kWindow = 32 * kMiB;
+  constexpr Bytes kAdvice = 128 * kKiB;
   const auto window = [&](Bytes begin) { return std::min(kWindow, size - begin); };
-  (void)::madvise(pages, window(0), MADV_WILLNEED);
+  const auto advise = [&](Bytes begin) {
+    const Bytes end = begin + window(begin);
+    for (Bytes at = begin; at < end; at += kAdvice) {
+      (void)::madvise(pages + at, std::min(kAdvice, end - at), MADV_WILLNEED);
+    }
+  };
+  advise(0);
   for (Bytes begin = 0; begin < size; begin += kWindow) {
     const Bytes next = begin + kWindow;
-    if (next < size) (void)::madvise(pages + next, window(next), MADV_WILLNEED);
+    if (next < size) advise(next);
     int result = 0;
     do {
       result = ::madvise(pages + begin, window(begin), MADV_POPULATE_READ);

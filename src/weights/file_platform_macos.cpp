@@ -31,8 +31,6 @@ std::int64_t modified_nanoseconds(const struct stat& status) {
 
 void forget_cached(int, Bytes, Bytes) {}  // macOS has no such advice for a file
 
-void expect_random_access(int descriptor) { (void)::fcntl(descriptor, F_RDAHEAD, 0); }
-
 int populate(std::byte*, Bytes) { return ENOSYS; }
 
 Bytes pages_in_memory(std::byte* pages, Bytes size) {

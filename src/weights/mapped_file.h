@@ -35,9 +35,9 @@ class MappedFile {
   // Gives the pages that lie wholly in the range back to the system, as far as others let go too.
   void drop(ByteRange range) const;
 
-  // From now on a fault reads the one page that it is about, and reading does not read ahead:
-  // memory holds what was asked for and nothing else.
-  void expect_random_access() const;
+  // From now on a fault in the range reads the one page that it is about, and nothing around it.
+  // Not for ranges that are fetched: those would be read page by page too.
+  void expect_random_access(ByteRange range) const;
 
   // Copies the range by large reads, past the mapping.
   Status read(ByteRange range, std::byte* out) const;

@@ -87,9 +87,9 @@ void MappedFile::drop(ByteRange range) const {
   platform::forget_cached(descriptor_, begin, end - begin);
 }
 
-void MappedFile::expect_random_access() const {
-  (void)::madvise(data_, size_, MADV_RANDOM);
-  platform::expect_random_access(descriptor_);
+void MappedFile::expect_random_access(ByteRange range) const {
+  const ByteRange pages = pages_around(range, size_);
+  (void)::madvise(data_ + pages.offset, pages.size, MADV_RANDOM);
 }
 
 Status MappedFile::read(ByteRange range, std::byte* out) const {

@@ -54,7 +54,6 @@ ggml_backend_buffer_t StreamedWeights::buffer_of(const PlacedTensor& tensor) {
 Status StreamedWeights::make_tensors(const WeightLayout& layout) {
   for (const std::filesystem::path& path : layout.paths) {
     PRIMA_ASSIGN_OR_RETURN(auto file, MappedFile::open(path));
-    file->expect_random_access();
     file_buffers_.emplace_back(ggml_backend_cpu_buffer_from_ptr(file->data(), file->size()));
     files_.push_back(std::move(file));
   }
@@ -72,6 +71,7 @@ Status StreamedWeights::make_tensors(const WeightLayout& layout) {
     tensors_[{placed.role, placed.layer}] = tensor;
     if (placed.role == TensorRole::token_embedding) {
       embedding_ = Member{tensor, placed.file, placed.bytes, 0};
+      files_[placed.file]->expect_random_access(placed.bytes);
     }
   }
   return {};
@@ -181,17 +181,15 @@ Status StreamedWeights::start(Bytes budget, const std::function<bool(Bytes, Byte
   return {};
 }
 
-Status StreamedWeights::set_budget(Bytes budget) {
+Status StreamedWeights::set_resident(Bytes bytes) {
+  if (!streamer_) return {};
   const std::vector<Bytes> sizes = stage_bytes();
-  const Bytes largest = *std::max_element(sizes.begin(), sizes.end());
   const Bytes slots = streamer_->memory_bytes();
-  // With slots as they are, and at least room for them beside what is too large for them.
-  Bytes least = memory().always + slots;
-  if (slots < largest) {
-    for (const Bytes size : sizes) least += size > slots ? size : 0;
-  }
-  const Bytes for_stages = std::max(budget, least) - memory().always;
-  PRIMA_ASSIGN_OR_RETURN(StreamSchedule wanted, schedule_streaming(sizes, for_stages, slots));
+  Bytes too_large_for_slots = 0;
+  for (const Bytes size : sizes) too_large_for_slots += size > slots ? size : 0;
+  PRIMA_ASSIGN_OR_RETURN(
+      StreamSchedule wanted,
+      schedule_streaming(sizes, std::max(bytes, too_large_for_slots) + slots, slots));
   // First what gives memory back.
   for (std::size_t i = 0; i < stages_.size(); ++i) {
     if (!wanted.streamed[i] || !stages_[i]->resident) continue;

@@ -4,7 +4,7 @@
 //     open(layout)              tensors, so that graphs can be built and measured; no memory yet
 //     start(budget)             decides what is resident, fills it, starts the streamer
 //     acquire, release          by the computing thread, in order of use
-//     set_budget(bytes)         at any time after start: gives memory up, or takes it back
+//     set_resident(bytes)       at any time after start: gives memory up, or takes it back
 //
 // Resident stages are mapped from the file, so they are clean pages that the system can take back;
 // they are brought in by large reads. Before a resident stage is used its pages are checked, and
@@ -64,9 +64,10 @@ class StreamedWeights final : public Weights {
   // (with the budget that would be enough), io, unavailable, cancelled.
   Status start(Bytes budget, const std::function<bool(Bytes, Bytes)>& progress = {});
 
-  // Gives up resident stages, or takes streamed ones back (by large reads, before they count as
-  // resident). A budget below the smallest is taken as the smallest. Slots keep their size.
-  Status set_budget(Bytes budget);
+  // How many bytes of stages are to be resident from now on: gives up some, or takes some back (by
+  // large reads, before they count as resident). Slots keep their size; stages too large for them
+  // stay.
+  Status set_resident(Bytes bytes);
 
   ggml_tensor* find(model::TensorRole role, int layer) const override;
   std::optional<StageIndex> streamed_stage(const ggml_tensor* weight) const override;
