@@ -212,6 +212,8 @@ double Evaluation::simulate(const Decision& decision, double target) {
   seen.exact = true;
   if (const auto layout = lay_out(problem_, decision)) {
     ++n_simulated_;
+    work_ += decision.rounds * decision.ring.size();
+    for (const DeviceLayout& device : layout->devices) work_ += device.segments.size();
     seen.seconds = simulate_new(decision, *layout, target);
     seen.exact = seen.seconds < target;
   }

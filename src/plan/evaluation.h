@@ -49,6 +49,8 @@ class Evaluation {
   Prediction predict(const Decision& decision, const Layout& layout) const;
 
   std::uint64_t n_simulated() const { return n_simulated_; }
+  // What simulating has cost so far: pieces and visits laid out, the same on every machine.
+  std::uint64_t work() const { return work_; }
 
  private:
   struct Hash {
@@ -76,6 +78,7 @@ class Evaluation {
   };
   std::unordered_map<Decision, Seen, Hash> seen_;
   std::uint64_t n_simulated_ = 0;
+  std::uint64_t work_ = 0;
 };
 
 }  // namespace prima::plan

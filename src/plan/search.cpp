@@ -26,6 +26,10 @@ constexpr double kMaxStructures = 4000;
 constexpr double kMaxDecisions = 60000;
 // An improvement below this share is not worth another step.
 constexpr double kLeastGain = 1e-4;
+// Pieces and visits simulated (Evaluation::work), at up to half a microsecond each. Small problems
+// can be searched almost completely; large ones must not take a person's time.
+constexpr std::uint64_t kMaxWork = 300'000;
+constexpr std::uint64_t kMaxWorkSmall = 1'000'000;
 // A format that loses precision has to gain at least this share.
 constexpr double kLeastFormatGain = 0.01;
 // In large rings only so many donors and takers of a layer are tried, those where it matters most.
@@ -34,13 +38,10 @@ constexpr std::size_t kMaxPartners = 6;
 }  // namespace
 
 Search::Search(const Problem& problem) : problem_(problem), evaluation_(problem) {
-  // A simulation costs about as much as the ring has layers and devices; small problems can afford
-  // many, large ones must not take seconds.
   const double size =
       static_cast<double>(problem.n_layers()) * static_cast<double>(problem.n_devices());
   small_ = size <= kSmall;
-  max_simulated_ = static_cast<std::uint64_t>(
-      std::clamp(size <= kSmall ? 12000.0 : 1.6e5 / size, 150.0, 12000.0));
+  max_work_ = small_ ? kMaxWorkSmall : kMaxWork;
 }
 
 // Cheapest hops first, from the head (nearest neighbour), then pairs swapped while that helps.
@@ -255,14 +256,12 @@ std::uint32_t Search::most_rounds() const {
 
 void Search::improve() {
   const std::vector<Found> starts = top_;
-  const std::uint64_t before = evaluation_.n_simulated();
-  const std::uint64_t share = max_simulated_ / std::max<std::size_t>(1, starts.size());
-  const std::uint64_t limit = max_simulated_;
-  for (std::size_t i = 0; i < starts.size(); ++i) {
-    max_simulated_ = before + share * (i + 1);
-    remember(descend(starts[i]));
+  // What candidates have used is not counted against the descents; each gets its part.
+  const std::uint64_t part = max_work_ / std::max<std::size_t>(1, starts.size());
+  for (const Found& start : starts) {
+    max_work_ = evaluation_.work() + part;
+    remember(descend(start));
   }
-  max_simulated_ = limit;
 }
 
 Search::Found Search::descend(Found from) {

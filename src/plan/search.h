@@ -2,7 +2,7 @@
 // devices and slots, one at a time, for as long as the simulator finds something better. Neighbours
 // that the relaxed model already rules out are never simulated.
 //
-// Deterministic: its limits count simulations, not time.
+// Deterministic: its limits count work, not time.
 //
 // Thread-compatible.
 #pragma once
@@ -50,7 +50,7 @@ class Search {
   Found descend(Found from);
   bool step(Found& from);
   Found judge(const Sized& candidate, double target, const Decision* before = nullptr);
-  bool spent() const { return evaluation_.n_simulated() >= max_simulated_; }
+  bool spent() const { return evaluation_.work() >= max_work_; }
   Decision with_slots_of(const Decision& before, Decision decision) const;
   Decision with_slots(Decision decision, double share_of_room) const;
   bool tune_slots(Found& from);
@@ -71,7 +71,7 @@ class Search {
 
   const Problem& problem_;
   Evaluation evaluation_;
-  std::uint64_t max_simulated_;
+  std::uint64_t max_work_;
   bool small_;
   std::vector<Found> top_;  // best first, different in rounds or devices
   Found best_;
