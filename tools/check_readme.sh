@@ -27,6 +27,13 @@ code() {
     sed 's/\\$//'
 }
 
+# The exit status says nothing: of a word that it does not know, prima prints its own help.
+knows_command() { # SUBCOMMAND...
+  local help
+  help=$("$prima" "$@" --help 2>&1) || return
+  grep -qE -- "^Usage: prima $*( |$)" <<<"$help"
+}
+
 knows_flag() { # FLAG SUBCOMMAND...
   local flag=$1 help
   shift
@@ -51,7 +58,7 @@ for page in README.md docs/*.md; do
       esac
     done
     [ "${#words[@]}" -gt 0 ] || continue
-    check "'prima ${words[*]}'" "$prima" "${words[@]}" --help
+    check "'prima ${words[*]}'" knows_command "${words[@]}"
     for flag in ${flags[@]+"${flags[@]}"}; do
       check "'prima ${words[*]} $flag'" knows_flag "$flag" "${words[@]}"
     done
