@@ -3,7 +3,6 @@
 // the processor time that the wait itself took, in per cent of one core.
 //
 //     rest_bench -m model.gguf [--layers 4] [--wait-ms 100] [--rounds 30] [--threads 2]
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -11,6 +10,8 @@
 #include <string>
 #include <thread>
 #include <vector>
+
+#include <CLI/CLI.hpp>
 
 #include "compute/executor.h"
 #include "compute/kv_cells.h"
@@ -97,8 +98,7 @@ int main(int argc, char** argv) {
   const auto& hp = model.hyperparameters();
   const prima::compute::LayerRange layers{0, std::min(options.layers, hp.n_layer)};
   const auto executor = check(prima::compute::Executor::create(
-      model,
-      {.windows = {layers}, .is_head = false, .n_ctx = 256, .n_threads = options.threads}));
+      model, {.windows = {layers}, .is_head = false, .n_ctx = 256, .n_threads = options.threads}));
   run_window(*executor, layers, hp.n_embd);
 
   Measured spinning;

@@ -166,8 +166,9 @@ int run(const Options& options) {
   auto model = prima::model::ModelFile::open(options.model);
   if (!model) die(model.error().message());
   const std::uint32_t n_layer = model->hyperparameters().n_layer;
-  const auto n_ctx = static_cast<std::uint32_t>(
-      prima::align_up(static_cast<prima::Bytes>(options.prompt + options.decode + 1), 256));
+  const auto n_ctx = static_cast<std::uint32_t>(prima::align_up(
+      static_cast<prima::Bytes>(options.prompt) + static_cast<prima::Bytes>(options.decode) + 1,
+      256));
 
   auto executor = Executor::create(
       *model, {.windows = {{0, n_layer}}, .n_ctx = n_ctx, .max_tokens = 512, .n_threads = threads});

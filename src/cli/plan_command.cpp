@@ -133,7 +133,7 @@ void add_plan_command(CLI::App& app, int& exit_code) {
   command->add_flag("--compress-links", options->all_formats,
                     "Allow f16 and q8_0 hidden states, which change the answer slightly");
   command->add_option("--svg", options->svg, "Draw one token's time line into this file");
-  command->add_flag("--json", options->json, "Print the plan as prima run --plan takes it");
+  command->add_flag("--json", options->json, "Print the plan as JSON");
   command->add_flag("--no-what-if", options->no_what_if, "Don't try what changes would help");
   command->callback([options, &exit_code] {
     const Status status = run(*options);

@@ -1,10 +1,10 @@
 #include "compute/gpu.h"
 
-#include <ggml-backend.h>
-#include <ggml-rpc.h>
-
 #include <algorithm>
 #include <string>
+
+#include <ggml-backend.h>
+#include <ggml-rpc.h>
 
 namespace prima::compute {
 namespace {
@@ -18,8 +18,8 @@ bool is_gpu(ggml_backend_dev_t device) {
 // activations (gate, up and their product), attention's mask, and the backend's own scratch.
 Bytes compute_buffer_bytes(const model::Hyperparameters& hp, const ExecutorOptions& executor) {
   constexpr Bytes kBackendScratch = 64 * kMiB;
-  const Bytes widest = std::max<Bytes>(
-      hp.n_ff, Bytes{hp.n_ff_expert} * std::max<Bytes>(1, hp.n_expert_used));
+  const Bytes widest =
+      std::max<Bytes>(hp.n_ff, Bytes{hp.n_ff_expert} * std::max<Bytes>(1, hp.n_expert_used));
   const Bytes floats = Bytes{executor.max_tokens} * (6 * Bytes{hp.n_embd} + 3 * widest);
   const Bytes mask = Bytes{executor.max_tokens} * executor.n_ctx * sizeof(std::uint16_t);
   return floats * sizeof(float) + 2 * mask + kBackendScratch;
@@ -53,12 +53,12 @@ std::vector<GpuInfo> list_gpus() {
     std::size_t free = 0;
     std::size_t total = 0;
     ggml_backend_dev_memory(device, &free, &total);
-    gpus.push_back({.name = ggml_backend_dev_name(device),
-                    .description = ggml_backend_dev_description(device),
-                    .memory_total = total,
-                    .memory_free = free,
-                    .unified_memory =
-                        ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_IGPU});
+    gpus.push_back(
+        {.name = ggml_backend_dev_name(device),
+         .description = ggml_backend_dev_description(device),
+         .memory_total = total,
+         .memory_free = free,
+         .unified_memory = ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_IGPU});
   }
   return gpus;
 }
@@ -114,11 +114,11 @@ Result<std::vector<GpuPlacement>> place_on_gpus(const model::ModelFile& model,
     if (!placement.layers.empty() || placement.output_layer) placements.push_back(placement);
   }
   if (next < layers.size() || !output_placed) {
-    return fail(ErrorCode::resource_exhausted,
-                "the GPUs' memory holds " + std::to_string(next) + " of the " +
-                    std::to_string(request.n_layers) + " layers asked for",
-                "Use --gpu-layers " + std::to_string(next) +
-                    ", a smaller context (-c) or a smaller model");
+    return fail(
+        ErrorCode::resource_exhausted,
+        "the GPUs' memory holds " + std::to_string(next) + " of the " +
+            std::to_string(request.n_layers) + " layers asked for",
+        "Use --gpu-layers " + std::to_string(next) + ", a smaller context (-c) or a smaller model");
   }
   return placements;
 }

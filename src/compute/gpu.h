@@ -18,7 +18,7 @@
 namespace prima::compute {
 
 struct GpuInfo {
-  std::string name;         // "CUDA0": what GpuPlacement::device takes
+  std::string name;           // "CUDA0": what GpuPlacement::device takes
   std::string description{};  // "NVIDIA GeForce RTX 3070"
   Bytes memory_total = 0;
   Bytes memory_free = 0;
@@ -32,8 +32,8 @@ std::vector<GpuInfo> list_gpus();
 Status add_remote_gpus(const std::string& endpoint);
 
 struct GpuRequest {
-  std::uint32_t n_layers = 0;   // of this device's; one more than it has: the output layer too
-  Bytes memory_limit = 0;       // of each GPU; 0: what is free
+  std::uint32_t n_layers = 0;  // of this device's; one more than it has: the output layer too
+  Bytes memory_limit = 0;      // of each GPU; 0: what is free
 };
 
 // Which of the windows' layers, the last ones, go to which GPU: GPUs are filled in the order given,

@@ -96,12 +96,10 @@ class GpuTest : public testing::Test {
   static model::ModelFile open_model() { return std::move(*model::ModelFile::open(path_)); }
 
   static ExecutorOptions cpu_only() {
-    // The server computes weights as they lie in the file; so must the CPU here, for the comparison.
-    return {.windows = {{0, 4}},
-            .n_ctx = kContext,
-            .max_tokens = 64,
-            .n_threads = 1,
-            .repack = false};
+    // The server computes weights as they lie in the file; so must the CPU here, for the
+    // comparison.
+    return {
+        .windows = {{0, 4}}, .n_ctx = kContext, .max_tokens = 64, .n_threads = 1, .repack = false};
   }
 
   static std::vector<float> logits(const model::ModelFile& model, const ExecutorOptions& options) {

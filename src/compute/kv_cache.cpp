@@ -1,6 +1,7 @@
 #include "compute/kv_cache.h"
 
 #include <cstdlib>
+#include <memory>
 #include <string>
 
 namespace prima::compute {
@@ -64,8 +65,9 @@ Status KvCache::allocate_on_cpu(Bytes size) {
   // calloc: pages that were never written stay with the system, and read as zero.
   memory_.reset(std::calloc(1, size + kAlignment));
   if (!memory_) return no_memory(size);
-  auto* next = reinterpret_cast<std::byte*>(
-      align_up(reinterpret_cast<std::uintptr_t>(memory_.get()), kAlignment));
+  void* aligned = memory_.get();
+  std::size_t space = size + kAlignment;
+  auto* next = static_cast<std::byte*>(std::align(kAlignment, size, aligned, space));
   buffer_.reset(ggml_backend_cpu_buffer_from_ptr(next, size));
   size_bytes_ = size;
   for (ggml_tensor* tensor = ggml_get_first_tensor(context_.get()); tensor != nullptr;

@@ -1,9 +1,12 @@
 // GNU OpenMP's threads spin at a barrier, by default for some milliseconds, before they sleep. Two
 // things make them good company:
-//  - Between graphs they cannot be told to sleep at once, but OpenMP 5.0 can give up its thread pool;
+//  - Between graphs they cannot be told to sleep at once, but OpenMP 5.0 can give up its thread
+//  pool;
 //    the next graph makes it anew.
-//  - Within a graph, a thread that spins while another program has its partner's processor burns time
-//    that both could use. A short spin covers the waits between threads that all run; after it, sleep.
+//  - Within a graph, a thread that spins while another program has its partner's processor burns
+//  time
+//    that both could use. A short spin covers the waits between threads that all run; after it,
+//    sleep.
 #include <cstdlib>
 
 #include "compute/threads.h"

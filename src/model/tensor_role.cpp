@@ -72,9 +72,9 @@ std::span<const TensorRole> all_tensor_roles() { return kAllRoles; }
 bool is_per_layer(TensorRole role) { return role >= TensorRole::attention_norm; }
 
 std::string tensor_name(TensorRole role, int layer) {
-  const std::string text(kNames[static_cast<std::size_t>(role)].text);
-  if (!is_per_layer(role)) return text;
-  return std::string(kLayerPrefix) + std::to_string(layer) + "." + text;
+  const std::string_view text = kNames[static_cast<std::size_t>(role)].text;
+  if (!is_per_layer(role)) return std::string(text);
+  return std::string(kLayerPrefix) + std::to_string(layer) + "." + std::string(text);
 }
 
 std::optional<TensorPlace> parse_tensor_name(std::string_view name) {
