@@ -20,7 +20,6 @@ constexpr std::uint32_t kDefaultContext = 4096;
 constexpr std::uint32_t kStepTokens = 512;
 
 // Beyond these a number is a slip of the keyboard.
-constexpr std::int64_t kMaxThreads = 1024;
 constexpr std::int64_t kMaxWorkers = 64;
 constexpr std::int64_t kMaxRounds = 64;
 
@@ -57,8 +56,7 @@ std::string describe(const ring::FormationProgress& progress) {
 }  // namespace
 
 void add_device_options(CLI::App& command, DeviceOptions& options) {
-  auto* threads =
-      command.add_option("--threads", options.threads, "Threads; 0: one per physical core");
+  add_processor_options(command, options.processor);
   auto* kv = command.add_option("--kv-type", options.kv_type,
                                 "Keys and values are kept as f16 or, in half the memory, q8_0");
   auto* workers = command.add_option("--workers", options.workers,
@@ -82,20 +80,17 @@ void add_device_options(CLI::App& command, DeviceOptions& options) {
   auto* port = command.add_option("--port", options.port,
                                   "Where workers join, for those told with --head (any free one)");
   port->check(CLI::Range(1, 65535));
-  for (auto* option : {threads, kv, rounds, private_layers, link_type}) {
+  for (auto* option : {kv, rounds, private_layers, link_type}) {
     option->capture_default_str();
   }
-  for (auto* option :
-       {threads, kv, workers, windows, rounds, private_layers, link_type, waves, port}) {
+  for (auto* option : {kv, workers, windows, rounds, private_layers, link_type, waves, port}) {
     option->group("Devices");
   }
 }
 
 Status check(const DeviceOptions& options) {
-  if (options.threads < 0 || options.threads > kMaxThreads) {
-    return bad("--threads " + std::to_string(options.threads) + " cannot be",
-               "Give 1 to " + std::to_string(kMaxThreads) + ", or 0 for one per physical core");
-  }
+  compute::ExecutorOptions executor;
+  PRIMA_RETURN_IF_ERROR(apply(options.processor, executor));
   if (options.kv_type != "f16" && options.kv_type != "q8_0") {
     return bad("--kv-type " + options.kv_type + " is not known", "Give f16 or q8_0");
   }
@@ -152,7 +147,7 @@ ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx
   ring.executor.n_ctx = n_ctx;
   ring.executor.max_tokens = std::min(kStepTokens, n_ctx);
   ring.executor.kv_type = options.kv_type == "q8_0" ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
-  ring.executor.n_threads = static_cast<int>(options.threads);
+  static_cast<void>(apply(options.processor, ring.executor));  // check() has seen it succeed
   return ring;
 }
 

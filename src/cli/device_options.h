@@ -9,6 +9,7 @@
 
 #include "base/result.h"
 #include "cli/interrupt.h"
+#include "cli/processor_options.h"
 #include "model/hyperparameters.h"
 #include "model/model_file.h"
 #include "ring/ring.h"
@@ -20,7 +21,7 @@ class App;
 namespace prima::cli {
 
 struct DeviceOptions {
-  std::int64_t threads = 0;  // 0: one per physical core
+  ProcessorOptions processor;
   std::string kv_type = "f16";
   std::optional<std::int64_t> workers;
   std::vector<std::int64_t> windows;
@@ -33,7 +34,7 @@ struct DeviceOptions {
 
 void add_device_options(CLI::App& command, DeviceOptions& options);
 
-// What needs no model to be found wrong. Fails with invalid_argument.
+// What needs no model to be found wrong, the processor options too. Fails with invalid_argument.
 Status check(const DeviceOptions& options);
 
 // KV cells: what was asked for; else 4096, or all that the model was trained for if that is less.

@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "cli/exit_code.h"
+#include "cli/processor_options.h"
 #include "cli/progress_line.h"
 #include "ring/model_library.h"
 #include "ring/worker.h"
@@ -48,7 +49,7 @@ struct JoinOptions {
   std::string head;
   std::string name;
   std::filesystem::path key_file;
-  std::int64_t threads = 0;
+  ProcessorOptions processor;
 };
 
 std::string layers_text(const std::vector<compute::LayerRange>& windows) {
@@ -196,7 +197,7 @@ Result<int> join(const JoinOptions& options) {
         executor.max_tokens = assignment.max_tokens;
         executor.kv_type = assignment.kv_type;
         executor.repack = assignment.repack;
-        executor.n_threads = static_cast<int>(options.threads);
+        PRIMA_RETURN_IF_ERROR(apply(options.processor, executor));
         return compute::Executor::create(*model, executor, progress);
       },
       .on_status = [&](const ring::WorkerStatus& status) { line.show(status); }};
@@ -219,8 +220,7 @@ void add_join_command(CLI::App& app, int& exit_code) {
   command->add_option("--head", options->head,
                       "HOST:PORT of the head, where it is not found by itself");
   command->add_option("--name", options->name, "What this device is called (the host's name)");
-  command->add_option("--threads", options->threads, "Threads (0: one per physical core)")
-      ->check(CLI::Range(0, 1024));
+  add_processor_options(*command, options->processor);
   command->add_option("--key-file", options->key_file, "Cluster key, if not the user's own");
   command->callback([options, &exit_code] {
     const auto code = join(*options);

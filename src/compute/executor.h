@@ -47,6 +47,11 @@ struct GpuPlacement {
   bool output_layer = false;
 };
 
+struct GpuRequest {
+  std::uint32_t n_layers = 0;  // of this device's; one more than it has: the output layer too
+  Bytes memory_limit = 0;      // of each GPU; 0: what is free
+};
+
 struct ExecutorOptions {
   std::vector<LayerRange> windows;    // the layers this device holds; may be empty at a head
   bool is_head = true;                // holds the embedding and the output layer
@@ -56,6 +61,7 @@ struct ExecutorOptions {
   int n_threads = 0;                  // 0: one per physical core
   bool repack = true;                 // weights in the processor's own layout, where ggml has one
   std::vector<GpuPlacement> gpus{};   // what they do not hold is the CPU's
+  GpuRequest gpu{};                   // where `gpus` is empty: decided when windows are known
   // Memory for weights, KV cache and compute buffers of the CPU together. What of the weights does
   // not fit is streamed from disk. Without it all is held in memory.
   std::optional<Bytes> memory{};

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "base/log.h"
+#include "compute/gpu.h"
 #include "weights/budget.h"
 #include "weights/resident_weights.h"
 
@@ -53,8 +54,12 @@ Result<std::unique_ptr<GgmlExecutor>> GgmlExecutor::create(const model::ModelFil
                                                            const LoadProgress& progress) {
   ggml_log_set(log_as_debug, nullptr);
   std::unique_ptr<GgmlExecutor> executor(new GgmlExecutor(model, options));
+  if (options.gpus.empty() && options.gpu.n_layers > 0) {
+    PRIMA_ASSIGN_OR_RETURN(executor->options_.gpus,
+                           place_on_gpus(model, options, options.gpu, list_gpus()));
+  }
   PRIMA_RETURN_IF_ERROR(executor->check_windows());
-  for (const GpuPlacement& placement : options.gpus) {
+  for (const GpuPlacement& placement : executor->options_.gpus) {
     PRIMA_RETURN_IF_ERROR(executor->add_gpu(placement, progress));
   }
   PRIMA_RETURN_IF_ERROR(executor->add_cpu(progress));

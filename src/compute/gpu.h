@@ -31,11 +31,6 @@ std::vector<GpuInfo> list_gpus();
 // copies, no GPU. Fails with unavailable.
 Status add_remote_gpus(const std::string& endpoint);
 
-struct GpuRequest {
-  std::uint32_t n_layers = 0;  // of this device's; one more than it has: the output layer too
-  Bytes memory_limit = 0;      // of each GPU; 0: what is free
-};
-
 // Which of the windows' layers, the last ones, go to which GPU: GPUs are filled in the order given,
 // each with whole layers, their KV cache and room for compute buffers. Fails with
 // resource_exhausted, saying how many layers would fit, and with not_found if there is no GPU.
