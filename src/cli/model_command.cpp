@@ -128,7 +128,8 @@ void add_rope_options(CLI::App& command, model::SynthOptions& options) {
       ->capture_default_str();
   command
       .add_option("--rope-scaling", options.rope_scaling, "none, linear, yarn, llama3 or longrope")
-      ->transform(CLI::CheckedTransformer(scalings))
+      ->transform(CLI::CheckedTransformer(scalings).description(""))
+      ->type_name("NAME")
       ->default_str("none");
   command.add_option("--rope-factor", options.rope_factor, "By how much the context was stretched");
   command.add_option("--rope-original-context", options.rope_n_ctx_original,

@@ -20,18 +20,17 @@ TEST_P(Corruption, OfAnyByteNeverCrashes) {
   std::string bytes = good;
   std::size_t refused = 0;
   for (std::size_t at = 0; at < header; ++at) {
-    for (const int flip : {0x01, 0x80, 0xff}) {
-      bytes[at] = static_cast<char>(good[at] ^ flip);
-      const auto status = check_model_bytes(bytes);
-      if (!status) {
-        ++refused;
-        EXPECT_FALSE(status.error().what.empty());
-      }
+    // Another bit at each byte: every kind of field has thousands of bytes here.
+    bytes[at] = static_cast<char>(good[at] ^ (at % 3 == 0 ? 0xff : 1 << (at % 8)));
+    const auto status = check_model_bytes(bytes);
+    if (!status) {
+      ++refused;
+      EXPECT_FALSE(status.error().what.empty());
     }
     bytes[at] = good[at];
   }
   // Many bytes do not matter (texts of tokens), but sizes, types and names do.
-  EXPECT_GT(refused, header / 4);
+  EXPECT_GT(refused, header / 8);
 }
 
 TEST_P(Corruption, ByTruncationIsAlwaysNoticed) {
@@ -47,7 +46,7 @@ TEST_P(Corruption, OfManyBytesNeverCrashes) {
   const std::string good = tiny_gguf(GetParam());
   const std::size_t header = parse(good)->data_offset;
   Random random(7);
-  constexpr int kRounds = 2000;
+  constexpr int kRounds = 500;
   for (int round = 0; round < kRounds; ++round) {
     std::string bytes = good;
     const std::uint64_t count = 1 + random.next() % 8;
