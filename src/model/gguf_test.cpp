@@ -299,7 +299,7 @@ TEST(Gguf, AsksForMoreWhereOnlyTheBeginningIsAtHand) {
   const std::string bytes = tiny_gguf();
   const auto whole = parse(bytes);
   ASSERT_TRUE(whole);
-  for (std::size_t size = 4; size < bytes.size(); ++size) {
+  for (std::size_t size = 4; size < bytes.size(); size += 5) {
     const auto part =
         parse_gguf("tiny.gguf", std::as_bytes(std::span(bytes).first(size)), bytes.size());
     if (part) {
