@@ -78,6 +78,22 @@ class GpuDealer {
   std::uint32_t layers_ = 0;
 };
 
+// How many of `wanted` bytes each window streams: alike, but none more than it has.
+std::vector<EvenSpread> spread_over_windows(double wanted, const std::vector<double>& bytes) {
+  std::vector<double> sorted = bytes;
+  std::sort(sorted.begin(), sorted.end());
+  double level = 0;
+  double left = wanted;
+  for (std::size_t i = 0; i < sorted.size(); ++i) {
+    level = left / static_cast<double>(sorted.size() - i);
+    if (level <= sorted[i]) break;
+    left -= sorted[i];
+  }
+  std::vector<EvenSpread> spread;
+  for (const double window : bytes) spread.emplace_back(std::min(level, window), window);
+  return spread;
+}
+
 class DeviceBuilder {
  public:
   DeviceBuilder(const Problem& problem, const Decision& decision, std::size_t position,
@@ -101,22 +117,27 @@ class DeviceBuilder {
 
  private:
   void count() {
-    for (const Window& window : layout_.windows) {
+    dense_bytes_.assign(rounds_, 0);
+    expert_bytes_.assign(rounds_, 0);
+    for (std::uint32_t round = 0; round < rounds_; ++round) {
+      const Window& window = layout_.windows[round];
       for (std::uint32_t i = 0; i < window.n_layers; ++i) {
         const ClassBytes& layer = problem_.classes[problem_.shape.layers[window.first_layer + i]];
-        count(layer, gpu_of(window, i));
+        count(round, layer, gpu_of(window, i));
       }
     }
-    if (is_head_) count(problem_.classes.back(), share_.output_gpu);
+    if (is_head_) count(0, problem_.classes.back(), share_.output_gpu);
   }
 
-  void count(const ClassBytes& layer, int gpu) {
+  void count(std::uint32_t round, const ClassBytes& layer, int gpu) {
     if (gpu >= 0) {
       layout_.vram_bytes[gpu] += layer.weights() + layer.kv;
       if (unified()) layout_.resident_bytes += layer.weights();
     } else {
       cpu_dense_ += layer.dense;
       cpu_experts_ += layer.experts;
+      dense_bytes_[round] += static_cast<double>(layer.dense);
+      expert_bytes_[round] += static_cast<double>(layer.experts);
     }
     if (gpu < 0 || unified()) layout_.kv_bytes += layer.kv;
   }
@@ -143,9 +164,9 @@ class DeviceBuilder {
     layout_.slot_bytes = slots;
     const Bytes overflow = fixed + weights + slots - budget;
     const Bytes from_experts = std::min(overflow, cpu_experts_);
-    experts_ = EvenSpread(static_cast<double>(from_experts), static_cast<double>(cpu_experts_));
-    dense_ =
-        EvenSpread(static_cast<double>(overflow - from_experts), static_cast<double>(cpu_dense_));
+    streams_ = true;
+    experts_ = spread_over_windows(static_cast<double>(from_experts), expert_bytes_);
+    dense_ = spread_over_windows(static_cast<double>(overflow - from_experts), dense_bytes_);
     return true;
   }
 
@@ -194,7 +215,8 @@ class DeviceBuilder {
     for (std::uint32_t i = 0; i < n; ++i) {
       const Bytes end = bytes * (i + 1) / n;
       const auto piece = static_cast<double>(end - begin);
-      const bool streamed = (expert ? experts_ : dense_).takes(piece);
+      const bool streamed =
+          streams_ && (expert ? experts_ : dense_)[visit == rounds_ ? 0 : visit].takes(piece);
       Segment& segment = segment_for(visit, layer_class, streamed);
       (expert ? segment.expert_bytes : segment.dense_bytes) += piece;
       segment.expert = expert;
@@ -221,8 +243,11 @@ class DeviceBuilder {
   DeviceLayout layout_;
   Bytes cpu_dense_ = 0;
   Bytes cpu_experts_ = 0;
-  EvenSpread dense_{0, 0};
-  EvenSpread experts_{0, 0};
+  std::vector<double> dense_bytes_;  // on the CPU, by window
+  std::vector<double> expert_bytes_;
+  bool streams_ = false;
+  std::vector<EvenSpread> dense_;  // by window
+  std::vector<EvenSpread> experts_;
   bool resident_open_ = false;  // the last segment takes more resident pieces of this layer
 };
 

@@ -66,6 +66,7 @@ Load load_of(const Problem& problem, const Decision& decision, std::size_t posit
       vram[gpu] += count * static_cast<double>(bytes.weights() + bytes.kv);
       if (unified) load.fixed_bytes += count * static_cast<double>(bytes.weights() + bytes.kv);
     } else {
+      load.cpu_layers += count;
       load.cpu_dense_bytes += count * static_cast<double>(bytes.dense);
       load.cpu_expert_bytes += count * static_cast<double>(bytes.experts);
       load.fixed_bytes += count * static_cast<double>(bytes.kv);
@@ -134,7 +135,8 @@ double turn_seconds(const Load& load, const Capacity& capacity, double rounds,
   if (capacity.disk_bytes_per_second <= 0) return kInfinity;
   const double slots = most_slots(load, capacity, period_seconds);
   if (slots < capacity.min_slot_bytes) return kInfinity;
-  const double exposed = read_bytes(load, capacity, slots) - rounds * slots;
+  const double windows = std::min(rounds, load.cpu_layers);
+  const double exposed = read_bytes(load, capacity, slots) - windows * slots;
   return std::max(compute, exposed / capacity.disk_bytes_per_second);
 }
 
@@ -143,12 +145,13 @@ double wanted_slots(const Load& load, const Capacity& capacity, double rounds,
   if (overflow_bytes(load, capacity) <= 0) return 0;
   const double most = std::max(capacity.min_slot_bytes, most_slots(load, capacity, period_seconds));
   const double hidden = load.compute_seconds[0] * capacity.disk_bytes_per_second;
-  // read_bytes(c) - rounds * c falls with c; find where it meets what computing hides.
+  const double windows = std::min(rounds, load.cpu_layers);
+  // read_bytes(c) - windows * c falls with c; find where it meets what computing hides.
   double low = capacity.min_slot_bytes;
   double high = most;
   for (int i = 0; i < 40 && high - low > 1; ++i) {
     const double middle = (low + high) / 2;
-    const bool enough = read_bytes(load, capacity, middle) - rounds * middle <= hidden;
+    const bool enough = read_bytes(load, capacity, middle) - windows * middle <= hidden;
     (enough ? high : low) = middle;
   }
   return high;

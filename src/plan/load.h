@@ -3,7 +3,8 @@
 //
 //   s  = what must be read for a token: weights + KV + slots c - budget, where positive
 //   s <= T d                      the disk keeps up with the period T
-//   turns >= max(C, (s - k c) / d)  between two of its k windows, a device reads ahead at most c
+//   turns >= max(C, (s - k c) / d)  between two of its k windows, a device reads ahead at most c;
+//                                 with fewer layers than rounds it has fewer windows
 //
 // No plan that the simulator can run takes less, so these are the terms of the lower bound, and
 // they say how many slots are worth having. Experts count by the bytes expected; streamed first,
@@ -29,6 +30,7 @@ struct Load {
   double cpu_expert_bytes = 0;
   double fixed_bytes = 0;  // KV cache, and layers on GPUs of unified memory
   double vram_excess_bytes = 0;
+  double cpu_layers = 0;  // the output layer counted: no more windows than these can stream
 
   double weight_bytes() const { return cpu_dense_bytes + cpu_expert_bytes; }
 };

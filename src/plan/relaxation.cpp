@@ -22,7 +22,7 @@ bool no_worse(const Load& a, const Load& b) {
     if (a.compute_seconds[kind] > b.compute_seconds[kind]) return false;
   }
   return a.cpu_dense_bytes <= b.cpu_dense_bytes && a.cpu_expert_bytes <= b.cpu_expert_bytes &&
-         a.fixed_bytes <= b.fixed_bytes;
+         a.fixed_bytes <= b.fixed_bytes && a.cpu_layers >= b.cpu_layers;
 }
 
 Load best_of_each(const Load& a, const Load& b) {
@@ -33,6 +33,7 @@ Load best_of_each(const Load& a, const Load& b) {
   best.cpu_dense_bytes = std::min(a.cpu_dense_bytes, b.cpu_dense_bytes);
   best.cpu_expert_bytes = std::min(a.cpu_expert_bytes, b.cpu_expert_bytes);
   best.fixed_bytes = std::min(a.fixed_bytes, b.fixed_bytes);
+  best.cpu_layers = std::max(a.cpu_layers, b.cpu_layers);
   return best;
 }
 
@@ -200,6 +201,7 @@ void Relaxation::add_loads(Device& device, std::size_t index,
             n * (gpu ? layer.gpu_seconds : layer.cpu_seconds)[index][kind];
       }
       if (gpu && !device.unified) return;
+      load.cpu_layers += n;
       load.cpu_dense_bytes += n * layer.dense_bytes;
       load.cpu_expert_bytes += n * layer.expert_bytes;
       load.fixed_bytes += n * layer.kv_bytes;

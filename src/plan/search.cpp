@@ -20,20 +20,12 @@ constexpr double kWorthTuningSmall = 8;
 constexpr double kSmall = 64;  // layers times devices
 // Descents from this many starting points.
 constexpr std::size_t kMaxStarts = 4;
-// Up to so many are all looked at: two devices with 60 layers, or three with 12.
-constexpr double kMaxStructures = 4000;
-// ... and with every way to use their GPUs, if that makes no more than this.
-constexpr double kMaxDecisions = 60000;
-// An improvement below this share is not worth another step.
-constexpr double kLeastGain = 1e-4;
 // Pieces and visits simulated (Evaluation::work), at up to half a microsecond each. Small problems
 // can be searched almost completely; large ones must not take a person's time.
 constexpr std::uint64_t kMaxWork = 300'000;
 constexpr std::uint64_t kMaxWorkSmall = 1'000'000;
 // A format that loses precision has to gain at least this share.
 constexpr double kLeastFormatGain = 0.01;
-// In large rings only so many donors and takers of a layer are tried, those where it matters most.
-constexpr std::size_t kMaxPartners = 6;
 
 }  // namespace
 
@@ -138,117 +130,6 @@ void Search::consider(const Decision& decision) {
   remember(judge(sized, best_.seconds));
 }
 
-double Search::count_structures() const {
-  const double n = problem_.n_layers();
-  double structures = 1;
-  double orders = 1;  // of w workers
-  double splits = 1;  // of n layers over the head and w workers
-  for (std::size_t w = 1; w < problem_.n_devices(); ++w) {
-    orders *= static_cast<double>(problem_.n_devices() - w);
-    splits *= (n + 1 - static_cast<double>(w)) / static_cast<double>(w);
-    structures += orders * splits * most_rounds();
-  }
-  return structures;
-}
-
-double Search::count_offloads() const {
-  double product = 1;
-  for (const auto& vram : problem_.vram_budget) {
-    product *= std::pow(1 + problem_.n_layers(), static_cast<double>(vram.size()));
-  }
-  return product * static_cast<double>(1 + problem_.vram_budget[problem_.cluster.head].size());
-}
-
-// All numbers of layers on each GPU and all places of the output layer, or the filled ones only.
-void Search::for_each_offload(Decision& decision, bool every,
-                              const std::function<void(const Decision&)>& visit) const {
-  if (!every) {
-    for (std::size_t i = 0; i < decision.ring.size(); ++i) fill_gpus(problem_, decision, i);
-    visit(decision);
-    return;
-  }
-  const std::function<void(std::size_t, std::size_t, std::uint32_t)> choose =
-      [&](std::size_t i, std::size_t gpu, std::uint32_t left) {
-        if (i == decision.ring.size()) {
-          const auto n_gpus = static_cast<int>(decision.ring[0].gpu_layers.size());
-          for (int output = -1; output < n_gpus; ++output) {
-            decision.ring[0].output_gpu = output;
-            visit(decision);
-          }
-          return;
-        }
-        Share& share = decision.ring[i];
-        share.gpu_layers.resize(problem_.vram_budget[share.device].size());
-        if (gpu == share.gpu_layers.size()) {
-          choose(i + 1, 0, i + 1 < decision.ring.size() ? decision.ring[i + 1].n_layers : 0);
-          return;
-        }
-        for (std::uint32_t layers = 0; layers <= left; ++layers) {
-          share.gpu_layers[gpu] = layers;
-          choose(i, gpu + 1, left - layers);
-        }
-        share.gpu_layers[gpu] = 0;
-      };
-  choose(0, 0, decision.ring[0].n_layers);
-}
-
-void Search::consider_all() {
-  if (count_structures() > kMaxStructures) return;
-  const bool every_offload = count_structures() * count_offloads() <= kMaxDecisions;
-  std::vector<Sized> all;
-  std::vector<std::uint32_t> ring{static_cast<std::uint32_t>(problem_.cluster.head)};
-  const auto add = [&](const std::vector<std::uint32_t>& layers) {
-    Decision decision;
-    for (std::size_t i = 0; i < ring.size(); ++i) {
-      Share& share = decision.ring.emplace_back();
-      share.device = ring[i];
-      share.n_layers = layers[i];
-    }
-    decision.hop_formats.assign(ring.size(), problem_.request.link_formats[0]);
-    const std::uint32_t rounds = ring.size() == 1 ? 1 : most_rounds();
-    for (decision.rounds = 1; decision.rounds <= rounds; ++decision.rounds) {
-      for_each_offload(decision, every_offload, [&](const Decision& offloaded) {
-        Sized sized = evaluation_.size(offloaded);
-        if (sized.excess_bytes == 0 && sized.relaxed_seconds < best_.seconds) {
-          all.push_back(std::move(sized));
-        }
-      });
-    }
-  };
-  std::vector<std::uint32_t> layers;
-  const std::function<void(std::uint32_t)> deal = [&](std::uint32_t left) {
-    if (layers.size() + 1 == ring.size()) {
-      if (left == 0 && !layers.empty()) return;  // a worker without layers
-      layers.push_back(left);
-      add(layers);
-      layers.pop_back();
-      return;
-    }
-    for (std::uint32_t n = layers.empty() ? 0 : 1; n <= left; ++n) {
-      layers.push_back(n);
-      deal(left - n);
-      layers.pop_back();
-    }
-  };
-  const std::function<void()> grow = [&] {
-    deal(problem_.n_layers());
-    for (std::uint32_t device = 0; device < problem_.n_devices(); ++device) {
-      if (std::find(ring.begin(), ring.end(), device) != ring.end()) continue;
-      ring.push_back(device);
-      grow();
-      ring.pop_back();
-    }
-  };
-  grow();
-  std::stable_sort(all.begin(), all.end(), [](const Sized& a, const Sized& b) {
-    return a.relaxed_seconds < b.relaxed_seconds;
-  });
-  for (const Sized& sized : all) {
-    if (sized.relaxed_seconds >= best_.seconds * (1 - kLeastGain) || spent()) break;
-    remember(judge(sized, best_.seconds));
-  }
-}
-
 std::uint32_t Search::most_rounds() const {
   const std::uint32_t asked = problem_.request.max_rounds;
   return asked > 0 ? std::min(asked, problem_.n_layers()) : problem_.n_layers();
@@ -316,6 +197,12 @@ Search::Found Search::judge(const Sized& candidate, double target, const Decisio
     if (seconds < best.seconds) best = {other, seconds};
   }
   if (best.seconds >= target && best.seconds < limit) tune_slots(best);
+  if (small_ && best.seconds >= target) {  // the way up from the fewest may lead elsewhere
+    Found least{with_slots(candidate.decision, 0), 0};
+    least.seconds = evaluation_.simulate(least.decision);
+    if (least.seconds < limit) tune_slots(least);
+    if (least.seconds < best.seconds) best = least;
+  }
   return best;
 }
 
@@ -347,6 +234,16 @@ Decision Search::with_slots(Decision decision, double share_of_room) const {
 
 bool Search::tune_slots(Found& from) {
   if (from.seconds >= kNothing) return false;
+  bool improved = false;
+  for (bool again = true; again && !spent();) {
+    again = tune_slots_once(from);
+    improved = improved || again;
+    if (!small_) break;  // the next step of the descent tunes again
+  }
+  return improved;
+}
+
+bool Search::tune_slots_once(Found& from) {
   bool improved = false;
   for (std::size_t i = 0; i < from.decision.ring.size(); ++i) {
     if (from.decision.ring[i].slot_bytes == 0) continue;
@@ -381,151 +278,6 @@ bool Search::tune_formats(Found& from) {
     }
   }
   return improved;
-}
-
-std::vector<Decision> Search::neighbours(const Decision& decision) const {
-  std::vector<Decision> all;
-  add_layer_moves(decision, all);
-  add_device_moves(decision, all);
-  add_gpu_moves(decision, all);
-  add_round_moves(decision, all);
-  return all;
-}
-
-void Search::add_layer_moves(const Decision& decision, std::vector<Decision>& into) const {
-  const std::size_t n = decision.ring.size();
-  // Who would gain most by giving one up, and who would lose least by taking one more.
-  std::vector<std::size_t> donors(n);
-  std::iota(donors.begin(), donors.end(), 0);
-  std::vector<std::size_t> takers = donors;
-  if (n > kMaxPartners) {
-    const auto windows = windows_of(problem_, decision);
-    std::vector<double> seconds;
-    for (std::size_t i = 0; i < n; ++i) {
-      const Load load = load_of(problem_, decision, i, windows[i]);
-      const Capacity capacity = capacity_of(problem_, decision.ring[i].device);
-      const auto slots = static_cast<double>(decision.ring[i].slot_bytes);
-      const double disk =
-          slots > 0 ? read_bytes(load, capacity, slots) / capacity.disk_bytes_per_second : 0;
-      const double layers = std::max(1u, decision.ring[i].n_layers);
-      // Time per layer, and time on the disk, which all others wait for.
-      seconds.push_back(load.compute_seconds[0] / layers + disk);
-    }
-    std::stable_sort(donors.begin(), donors.end(),
-                     [&](std::size_t a, std::size_t b) { return seconds[a] > seconds[b]; });
-    std::stable_sort(takers.begin(), takers.end(),
-                     [&](std::size_t a, std::size_t b) { return seconds[a] < seconds[b]; });
-    donors.resize(kMaxPartners);
-    takers.resize(kMaxPartners);
-  }
-  for (const std::size_t from : donors) {
-    const std::uint32_t has = decision.ring[from].n_layers;
-    for (const std::size_t to : takers) {
-      if (from == to) continue;
-      for (std::uint32_t count = 1; count <= has; count = count < 4 ? count + 1 : count * 2) {
-        if (has == count && from > 0) continue;  // leaving is a move of its own
-        Decision moved = decision;
-        moved.ring[from].n_layers -= count;
-        moved.ring[to].n_layers += count;
-        fill_gpus(problem_, moved, from);
-        fill_gpus(problem_, moved, to);
-        into.push_back(std::move(moved));
-      }
-    }
-  }
-}
-
-void Search::add_device_moves(const Decision& decision, std::vector<Decision>& into) const {
-  const std::size_t n = decision.ring.size();
-  const auto layers_by_device = [&] {
-    std::vector<std::uint32_t> layers(problem_.n_devices(), 0);
-    for (const Share& share : decision.ring) layers[share.device] = share.n_layers;
-    return layers;
-  }();
-  // One leaves, another takes its layers.
-  for (std::size_t leaver = 1; leaver < n; ++leaver) {
-    for (std::size_t taker = 0; taker < n; ++taker) {
-      if (taker == leaver) continue;
-      auto layers = layers_by_device;
-      layers[decision.ring[taker].device] += layers[decision.ring[leaver].device];
-      layers[decision.ring[leaver].device] = 0;
-      into.push_back(decide(layers, decision.rounds));
-    }
-  }
-  // One joins: with layers of one other, or in its place.
-  for (std::size_t device = 0; device < problem_.n_devices(); ++device) {
-    if (device == problem_.cluster.head || layers_by_device[device] > 0) continue;
-    for (std::size_t donor = 0; donor < n; ++donor) {
-      const std::uint32_t has = decision.ring[donor].n_layers;
-      for (std::uint32_t count = 1; count <= has; count *= 2) {
-        auto layers = layers_by_device;
-        layers[device] = count;
-        layers[decision.ring[donor].device] -= count;
-        into.push_back(decide(layers, decision.rounds));
-      }
-      if (donor == 0 || has == 0) continue;
-      auto layers = layers_by_device;
-      std::swap(layers[device], layers[decision.ring[donor].device]);
-      into.push_back(decide(layers, decision.rounds));
-    }
-    if (n > kMaxPartners) break;  // in large rings the first idle device stands for all
-  }
-  // Two workers change places.
-  for (std::size_t a = 1; a < n && n <= kMaxPartners; ++a) {
-    for (std::size_t b = a + 1; b < n; ++b) {
-      Decision swapped = decision;
-      std::swap(swapped.ring[a], swapped.ring[b]);
-      into.push_back(std::move(swapped));
-    }
-  }
-}
-
-void Search::add_gpu_moves(const Decision& decision, std::vector<Decision>& into) const {
-  for (std::size_t i = 0; i < decision.ring.size(); ++i) {
-    const Share& share = decision.ring[i];
-    std::uint32_t on_gpus = 0;
-    for (const std::uint32_t layers : share.gpu_layers) on_gpus += layers;
-    for (std::size_t gpu = 0; gpu < share.gpu_layers.size(); ++gpu) {
-      const auto with = [&](std::uint32_t layers) {
-        Decision changed = decision;
-        changed.ring[i].gpu_layers[gpu] = layers;
-        into.push_back(std::move(changed));
-      };
-      if (share.gpu_layers[gpu] > 0) {
-        with(share.gpu_layers[gpu] - 1);
-        with(0);
-      }
-      if (on_gpus < share.n_layers) with(share.gpu_layers[gpu] + 1);
-      for (std::size_t to = 0; to < share.gpu_layers.size(); ++to) {
-        for (std::uint32_t count = 1; to != gpu && count <= share.gpu_layers[gpu]; count *= 2) {
-          Decision shifted = decision;
-          shifted.ring[i].gpu_layers[gpu] -= count;
-          shifted.ring[i].gpu_layers[to] += count;
-          into.push_back(std::move(shifted));
-        }
-      }
-    }
-    // The output layer goes elsewhere, and layers make room for it or take its place.
-    for (int gpu = -1; i == 0 && gpu < static_cast<int>(share.gpu_layers.size()); ++gpu) {
-      if (gpu == share.output_gpu) continue;
-      Decision changed = decision;
-      fill_gpus(problem_, changed, 0, gpu);
-      into.push_back(std::move(changed));
-    }
-  }
-}
-
-void Search::add_round_moves(const Decision& decision, std::vector<Decision>& into) const {
-  if (decision.ring.size() == 1) return;
-  const std::uint32_t most = most_rounds();
-  const std::uint32_t k = decision.rounds;
-  for (const std::uint32_t rounds : {k - 1, k + 1, k / 2, k * 2}) {
-    if (rounds < 1 || rounds > most || rounds == k) continue;
-    Decision changed = decision;
-    changed.rounds = rounds;
-    for (std::size_t i = 0; i < changed.ring.size(); ++i) fill_gpus(problem_, changed, i);
-    into.push_back(std::move(changed));
-  }
 }
 
 }  // namespace prima::plan

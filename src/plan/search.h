@@ -41,6 +41,8 @@ class Search {
 
  private:
   static constexpr double kNothing = 1e30;
+  // An improvement below this share is not worth another step.
+  static constexpr double kLeastGain = 1e-4;
   // Decisions that don't fit are ordered among themselves by how much they exceed.
   struct Found {
     Decision decision;
@@ -54,6 +56,7 @@ class Search {
   Decision with_slots_of(const Decision& before, Decision decision) const;
   Decision with_slots(Decision decision, double share_of_room) const;
   bool tune_slots(Found& from);
+  bool tune_slots_once(Found& from);
   bool tune_formats(Found& from);
   double value(const Sized& sized, double target);
   void remember(const Found& found);
