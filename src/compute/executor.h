@@ -27,6 +27,7 @@
 #include "base/units.h"
 #include "compute/step.h"
 #include "model/model_file.h"
+#include "weights/layer_store.h"
 #include "weights/streaming_options.h"
 
 namespace prima::compute {
@@ -66,6 +67,9 @@ struct ExecutorOptions {
   // not fit is streamed from disk. Without it all is held in memory.
   std::optional<Bytes> memory{};
   weights::StreamingOptions streaming{};
+  // A layer store to take weights from where it has them; with `memory` only. Empty model_identity:
+  // none.
+  weights::LayerStoreOptions store{};
   bool yields_memory = true;  // gives weights up while other programs need memory
 };
 

@@ -155,10 +155,13 @@ Status GgmlExecutor::add_cpu(const LoadProgress& progress) {
 
 // What the KV cache and the compute buffers leave of the memory is for weights.
 Status GgmlExecutor::add_streamed(const LayerDeviceOptions& options, const LoadProgress& progress) {
-  const weights::WeightLayout layout =
-      weights::gguf_layout(model_, {.layers = layers_of(options.layers),
-                                    .embedding = options_.is_head,
-                                    .output = options.output_layer});
+  weights::WeightLayout layout = weights::gguf_layout(model_, {.layers = layers_of(options.layers),
+                                                               .embedding = options_.is_head,
+                                                               .output = options.output_layer});
+  if (!options_.store.model_identity.empty()) {
+    PRIMA_ASSIGN_OR_RETURN(const auto store, weights::LayerStore::open(options_.store));
+    layout = store.apply(layout);
+  }
   PRIMA_ASSIGN_OR_RETURN(auto weights, weights::StreamedWeights::open(layout, options_.streaming));
   streamed_weights_ = weights.get();
   embedding_ = weights->find(model::TensorRole::token_embedding, -1);

@@ -29,17 +29,24 @@ class Model {
 
   std::uint32_t n_layer() const { return file_.hyperparameters().n_layer; }
 
-  Result<std::unique_ptr<Executor>> executor(std::optional<Bytes> memory,
-                                             weights::ReaderOptions reader = {}) const {
+  struct Settings {
+    std::optional<Bytes> memory{};
+    weights::ReaderOptions reader{};
+    bool repack = false;
+    weights::LayerStoreOptions store{};
+  };
+
+  Result<std::unique_ptr<Executor>> executor(const Settings& settings) const {
     ExecutorOptions options;
     options.windows = {{0, n_layer()}};
     options.n_ctx = kContext;
     options.max_tokens = kMaxTokens;
     options.n_threads = 1;
-    options.repack = false;
-    options.memory = memory;
+    options.repack = settings.repack;
+    options.memory = settings.memory;
+    options.store = settings.store;
     options.yields_memory = false;
-    options.streaming.reader = reader;
+    options.streaming.reader = settings.reader;
     options.streaming.streamer.chunk = 64 * kKiB;
     return Executor::create(file_, options);
   }
@@ -65,7 +72,7 @@ class Model {
 
 // The least memory with which the executor starts, from its own refusal.
 Bytes smallest_memory(const Model& model) {
-  const auto refused = model.executor(Bytes{1});
+  const auto refused = model.executor({.memory = 1});
   EXPECT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ErrorCode::resource_exhausted);
   const std::string& remedy = refused.error().remedy;
@@ -75,13 +82,13 @@ Bytes smallest_memory(const Model& model) {
 void expect_same_logits(const std::filesystem::path& path) {
   SCOPED_TRACE(path);
   const Model model(path);
-  auto resident = model.executor(std::nullopt);
+  auto resident = model.executor({});
   ASSERT_TRUE(resident) << resident.error().message();
   const auto expected = model.logits(**resident);
   ASSERT_TRUE(expected) << expected.error().message();
 
   const Bytes smallest = smallest_memory(model);
-  EXPECT_FALSE(model.executor(smallest - 1));
+  EXPECT_FALSE(model.executor({.memory = smallest - 1}));
   const ExecutorMemory all = (*resident)->memory();
   const Bytes largest = all.weights + all.kv_cache + all.compute_buffers + 4 * kMiB;
   for (const double share : {0.0, 0.1, 0.5, 1.0}) {
@@ -91,7 +98,7 @@ void expect_same_logits(const std::filesystem::path& path) {
     for (const weights::ReaderOptions reader : {weights::ReaderOptions{},
                                                 {ReaderKind::threads, true, 3},
                                                 {ReaderKind::automatic, false, 4}}) {
-      auto streamed = model.executor(memory, reader);
+      auto streamed = model.executor({.memory = memory, .reader = reader});
       ASSERT_TRUE(streamed) << streamed.error().message();
       const ExecutorMemory used = (*streamed)->memory();
       EXPECT_LE(used.weights + used.kv_cache + used.compute_buffers, memory);
@@ -102,6 +109,36 @@ void expect_same_logits(const std::filesystem::path& path) {
         ASSERT_EQ((*actual)[i], (*expected)[i]) << "step " << i;
       }
     }
+  }
+}
+
+// From a layer store, in the processor's own layout: the same to the last bit as weights repacked
+// in memory.
+TEST(Streaming, FromALayerStoreLogitsAreThoseOfRepackedWeights) {
+  const model::TemporaryFolder folder;
+  const auto path = folder.path() / "model.gguf";
+  ASSERT_TRUE(model::synthesize({.n_layer = 5, .mixture = "Q4_K_M"}, path));
+  const auto file = model::ModelFile::open(path);
+  ASSERT_TRUE(file) << file.error().message();
+  const weights::LayerStoreOptions store{.root = folder.path() / "store", .model_identity = "m"};
+  auto layer_store = weights::LayerStore::open(store);
+  ASSERT_TRUE(layer_store) << layer_store.error().message();
+  const auto written = layer_store->write(
+      weights::gguf_layout(*file, {.layers = {0, 1, 2, 3, 4}, .embedding = true, .output = true}));
+  ASSERT_TRUE(written) << written.error().message();
+
+  const Model model(path);
+  auto resident = model.executor({.repack = true});
+  ASSERT_TRUE(resident) << resident.error().message();
+  const auto expected = model.logits(**resident);
+  ASSERT_TRUE(expected) << expected.error().message();
+  const Bytes smallest = smallest_memory(model);
+  for (const Bytes memory : {smallest + 16 * kKiB, smallest + kMiB, smallest + kGiB}) {
+    auto streamed = model.executor({.memory = memory, .store = store});
+    ASSERT_TRUE(streamed) << streamed.error().message();
+    const auto actual = model.logits(**streamed);
+    ASSERT_TRUE(actual) << actual.error().message();
+    EXPECT_TRUE(*actual == *expected) << "with " << memory << " bytes";
   }
 }
 

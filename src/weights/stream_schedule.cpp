@@ -36,9 +36,28 @@ Bytes smallest_slot_bytes(Bytes largest_stage) {
 // and streams a stage wherever what has been streamed so far lags behind an even share.
 class EvenSpread {
  public:
-  EvenSpread(std::span<const Bytes> stages, Bytes largest, Bytes needed)
+  EvenSpread(std::span<const Bytes> stages, Bytes largest, Bytes needed,
+             const std::vector<bool>* streamed_now)
       : stages_(stages), largest_(largest), needed_(needed), streamed_(stages.size()) {
     total_ = std::accumulate(stages.begin(), stages.end(), 0.0);
+    if (streamed_now != nullptr) {
+      streamed_ = *streamed_now;
+      for (std::size_t i = 0; i < stages_.size(); ++i) {
+        if (streamed_[i]) streamed_bytes_ += stages_[i];
+      }
+    } else {
+      walk();
+    }
+    const bool only_more = streamed_now != nullptr && streamed_bytes_ < needed_;
+    while (streamed_bytes_ < needed_) flip(most_out_of_step(false, largest_));
+    if (only_more) return;  // taking one back for a closer fit would be a change the other way
+    while (const auto excess = most_out_of_step(true, streamed_bytes_ - needed_)) flip(excess);
+  }
+
+  std::vector<bool> take() && { return std::move(streamed_); }
+
+ private:
+  void walk() {
     Bytes so_far = 0;
     Bytes streamed_so_far = 0;
     for (std::size_t i = 0; i < stages_.size(); ++i) {
@@ -49,13 +68,8 @@ class EvenSpread {
       streamed_so_far += stages_[i];
     }
     streamed_bytes_ = streamed_so_far;
-    while (streamed_bytes_ < needed_) flip(most_out_of_step(false, largest_));
-    while (const auto excess = most_out_of_step(true, streamed_bytes_ - needed_)) flip(excess);
   }
 
-  std::vector<bool> take() && { return std::move(streamed_); }
-
- private:
   double even_share(Bytes so_far) const {
     return static_cast<double>(needed_) * static_cast<double>(so_far) / total_;
   }
@@ -119,7 +133,8 @@ Bytes smallest_stream_budget(std::span<const Bytes> stage_bytes) {
 }
 
 Result<StreamSchedule> schedule_streaming(std::span<const Bytes> stage_bytes, Bytes budget,
-                                          std::optional<Bytes> slot_bytes) {
+                                          std::optional<Bytes> slot_bytes,
+                                          const std::vector<bool>* streamed_now) {
   const Sizes sizes(stage_bytes);
   StreamSchedule schedule;
   schedule.streamed.assign(stage_bytes.size(), false);
@@ -137,7 +152,7 @@ Result<StreamSchedule> schedule_streaming(std::span<const Bytes> stage_bytes, By
     largest_streamed = largest;
     const Bytes wanted = slot_bytes.value_or(comfortable_slot_bytes(largest, budget));
     slots = std::min(wanted, left);
-    if (slots == wanted) break;
+    if (slots == wanted && streamed_now == nullptr) break;
   }
   if (!largest_streamed) {
     const Bytes enough = smallest_stream_budget(stage_bytes);
@@ -149,7 +164,7 @@ Result<StreamSchedule> schedule_streaming(std::span<const Bytes> stage_bytes, By
         "At least " + format_bytes(enough) + " (" + std::to_string(enough) + " bytes) are needed");
   }
   const Bytes needed = sizes.total - (budget - slots);
-  schedule.streamed = EvenSpread(stage_bytes, *largest_streamed, needed).take();
+  schedule.streamed = EvenSpread(stage_bytes, *largest_streamed, needed, streamed_now).take();
   schedule.slot_bytes = slots;
   for (std::size_t i = 0; i < stage_bytes.size(); ++i) {
     if (schedule.streamed[i]) schedule.streamed_bytes += stage_bytes[i];

@@ -35,9 +35,12 @@ Bytes smallest_stream_budget(std::span<const Bytes> stage_bytes);
 
 // `stage_bytes`: in order of use over the whole cycle, all windows; `budget`: for resident stages
 // and slots together; `slot_bytes`: slot memory chosen by a plan, which knows about rounds; without
-// it what suits one device. Fails with resource_exhausted, naming the budget that would be enough.
+// it what suits one device; `streamed_now`: the choice in force, from which as few stages as
+// possible are changed, all in one direction. Fails with resource_exhausted, naming the budget that
+// would be enough.
 Result<StreamSchedule> schedule_streaming(std::span<const Bytes> stage_bytes, Bytes budget,
-                                          std::optional<Bytes> slot_bytes = {});
+                                          std::optional<Bytes> slot_bytes = {},
+                                          const std::vector<bool>* streamed_now = nullptr);
 
 // One stage's part in the steady state.
 struct StageTiming {

@@ -90,6 +90,27 @@ TEST(StreamSchedule, TakesThePlansSlots) {
   EXPECT_FALSE(schedule_streaming(sizes, budget, 8 * kMiB));
 }
 
+TEST(StreamSchedule, ChangesInOneDirectionOnly) {
+  const auto sizes = layers_of_8b(16);
+  const Bytes slots = 64 * kMiB;
+  auto before = schedule_streaming(sizes, sum(sizes) / 2, slots);
+  ASSERT_TRUE(before) << before.error().message();
+  for (const Bytes budget : {sum(sizes) / 3, sum(sizes) * 3 / 4}) {
+    auto after = schedule_streaming(sizes, budget, slots, &before->streamed);
+    ASSERT_TRUE(after) << after.error().message();
+    expect_sound(*after, sizes, budget);
+    EXPECT_GT(after->memory_bytes(), budget - 47 * kMiB);
+    int more = 0;
+    int fewer = 0;
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+      more += after->streamed[i] && !before->streamed[i] ? 1 : 0;
+      fewer += !after->streamed[i] && before->streamed[i] ? 1 : 0;
+    }
+    EXPECT_EQ(std::min(more, fewer), 0);
+    EXPECT_GT(std::max(more, fewer), 0);
+  }
+}
+
 std::vector<StageTiming> timings(const std::vector<Bytes>& sizes, const std::vector<bool>& streamed,
                                  double memory_bytes_per_second) {
   std::vector<StageTiming> cycle;

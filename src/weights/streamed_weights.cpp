@@ -187,12 +187,13 @@ Status StreamedWeights::set_resident(Bytes bytes) {
   const Bytes slots = streamer_->memory_bytes();
   Bytes too_large_for_slots = 0;
   for (const Bytes size : sizes) too_large_for_slots += size > slots ? size : 0;
-  PRIMA_ASSIGN_OR_RETURN(
-      StreamSchedule wanted,
-      schedule_streaming(sizes, std::max(bytes, too_large_for_slots) + slots, slots));
+  PRIMA_ASSIGN_OR_RETURN(StreamSchedule wanted,
+                         schedule_streaming(sizes, std::max(bytes, too_large_for_slots) + slots,
+                                            slots, &schedule_.streamed));
   // First what gives memory back.
   for (std::size_t i = 0; i < stages_.size(); ++i) {
     if (!wanted.streamed[i] || !stages_[i]->resident) continue;
+    stages_[i]->just_given_up = true;
     stages_[i]->resident = false;
     drop(*stages_[i]);
   }
@@ -230,7 +231,11 @@ Status StreamedWeights::acquire(StageIndex index) {
     }
     stage.in_slot = false;
   };
-  if (stage.resident && !streamer_->is_coming_up(index)) {
+  const bool is_coming_up = streamer_->is_coming_up(index);
+  // Given up after the streamer had passed it over: read in place this once, rather than have the
+  // streamer come back for it and lose all it has read ahead.
+  stage.drop_after_use = stage.just_given_up.exchange(false) && !is_coming_up;
+  if (!is_coming_up && (stage.resident || stage.drop_after_use)) {
     if (auto status = bring_back(stage); !status) {
       --stage.uses;
       return status;
@@ -252,6 +257,7 @@ void StreamedWeights::release(StageIndex index) {
   Stage& stage = *stages_[index];
   if (--stage.uses > 0) return;
   if (stage.in_slot) streamer_->release(index);
+  if (stage.drop_after_use && !stage.resident) drop(stage);
   stage.in_slot = false;
 }
 

@@ -95,7 +95,10 @@ class StreamedWeights final : public Weights {
     StageLayout layout;
     std::atomic<bool> resident = false;
     std::atomic<int> uses = 0;
-    bool in_slot = false;  // as it is in use; of the computing thread
+    std::atomic<bool> just_given_up = false;
+    // As it is in use; of the computing thread.
+    bool in_slot = false;
+    bool drop_after_use = false;
   };
 
   StreamedWeights() = default;
