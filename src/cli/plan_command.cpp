@@ -1,5 +1,6 @@
 #include "cli/plan_command.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <memory>
@@ -32,12 +33,14 @@ constexpr const char* kFooter =
     "  prima plan --cluster home.toml -m model.gguf --objective tpot --svg plan.svg\n"
     "  prima plan --cluster home.toml -m model.gguf --json > plan.json\n";
 
+constexpr std::uint32_t kDefaultContext = 4096;
+
 struct PlanOptions {
   std::string cluster;
   std::optional<std::string> model;
   std::optional<std::string> shape;
   std::string objective = "answer";
-  std::int64_t context = 4096;
+  std::int64_t context = 0;  // 0: 4096, or what the model was trained for if that is less
   std::int64_t prompt = 512;
   std::int64_t answer = 256;
   std::int64_t sequences = 8;
@@ -69,7 +72,7 @@ Result<plan::Request> request_of(const PlanOptions& options) {
     return fail(ErrorCode::invalid_argument, "no objective is called '" + options.objective + "'",
                 "Use answer, tpot, ttft or throughput");
   }
-  PRIMA_ASSIGN_OR_RETURN(request.n_ctx, in_range("--context", options.context, 1, kMostTokens));
+  PRIMA_ASSIGN_OR_RETURN(request.n_ctx, in_range("--context", options.context, 0, kMostTokens));
   PRIMA_ASSIGN_OR_RETURN(request.prompt_tokens,
                          in_range("--prompt-tokens", options.prompt, 1, kMostTokens));
   PRIMA_ASSIGN_OR_RETURN(request.answer_tokens,
@@ -84,7 +87,7 @@ Result<plan::Request> request_of(const PlanOptions& options) {
 
 Result<plan::ModelShape> shape_of(const PlanOptions& options) {
   if (options.model.has_value() == options.shape.has_value()) {
-    return fail(ErrorCode::invalid_argument, "which model?",
+    return fail(ErrorCode::invalid_argument, "no model is named",
                 "Give its file with -m, or its name with --shape, such as llama-70b-q4_k");
   }
   if (options.shape) return plan::named_shape(*options.shape);
@@ -93,9 +96,13 @@ Result<plan::ModelShape> shape_of(const PlanOptions& options) {
 }
 
 Status run(const PlanOptions& options) {
-  PRIMA_ASSIGN_OR_RETURN(const plan::Request request, request_of(options));
+  PRIMA_ASSIGN_OR_RETURN(plan::Request request, request_of(options));
   if (options.svg) PRIMA_RETURN_IF_ERROR(check_writable(*options.svg));
   PRIMA_ASSIGN_OR_RETURN(const plan::ModelShape shape, shape_of(options));
+  if (request.n_ctx == 0) {
+    request.n_ctx =
+        shape.n_ctx_train > 0 ? std::min(kDefaultContext, shape.n_ctx_train) : kDefaultContext;
+  }
   PRIMA_ASSIGN_OR_RETURN(const plan::Cluster cluster,
                          plan::read_cluster_file(options.cluster, shape));
   PRIMA_ASSIGN_OR_RETURN(plan::Plan plan, plan::make_plan(cluster, shape, request));
@@ -125,7 +132,9 @@ void add_plan_command(CLI::App& app, int& exit_code) {
                       "The model by name: llama-8b-q4_k ... llama-70b-q4_k, qwen2.5-32b-q4_k, ...");
   command->add_option("--objective", options->objective,
                       "What to minimize: answer (a prompt and its answer), tpot, ttft, throughput");
-  command->add_option("-c,--context", options->context, "Tokens of context to make room for");
+  command->add_option(
+      "-c,--context", options->context,
+      "Tokens of context to make room for; 4096, or what the model was trained for");
   command->add_option("--prompt-tokens", options->prompt, "Length of the prompt planned for");
   command->add_option("--answer-tokens", options->answer, "Length of the answer planned for");
   command->add_option("--sequences", options->sequences, "Sequences at once, for throughput");

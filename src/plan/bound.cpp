@@ -29,7 +29,7 @@ std::vector<RoundRange> round_ranges(const Problem& problem) {
   std::vector<RoundRange> ranges;
   for (std::uint32_t fewest = 1; fewest <= limit;) {
     // One by one as far as rounds differ much, then ever wider.
-    const std::uint32_t width = fewest < 8 ? 1 : fewest / 4;
+    const std::uint32_t width = fewest < 5 ? 1 : fewest / 2;
     const std::uint32_t most = std::min(limit, fewest + width - 1);
     ranges.push_back({fewest, most});
     fewest = most + 1;

@@ -304,6 +304,17 @@ std::vector<float> Relaxation::with_device(const std::vector<float>& before,
   return after;
 }
 
+// The same, of the state with all layers placed.
+float Relaxation::with_last_device(const std::vector<float>& before,
+                                   const std::vector<float>& costs, float hop) const {
+  const std::size_t full = n_states_ - 1;
+  float least = before[full];
+  for (std::size_t taken = 1; taken <= full; ++taken) {
+    least = std::min(least, before[full - taken] + costs[taken] + hop);
+  }
+  return least;
+}
+
 double Relaxation::least_sum(const Terms& terms, std::vector<std::uint32_t>* layers) const {
   const std::size_t head = problem_.cluster.head;
   const std::size_t full = n_states_ - 1;
@@ -320,8 +331,13 @@ double Relaxation::least_sum(const Terms& terms, std::vector<std::uint32_t>* lay
     if (device == head) continue;
     order.push_back(device);
     costs.push_back(costs_of(devices_[device], terms));
-    sums.push_back(with_device(sums.back(), costs.back(),
-                               static_cast<float>(hop_cost(devices_[device], terms))));
+    const auto hop = static_cast<float>(hop_cost(devices_[device], terms));
+    if (order.size() == devices_.size()) {
+      const float least = with_last_device(sums.back(), costs.back(), hop);
+      sums.emplace_back(n_states_, kInfinityF)[full] = least;
+    } else {
+      sums.push_back(with_device(sums.back(), costs.back(), hop));
+    }
   }
   const float least = std::min(head_alone, sums.back()[full]);
   if (layers == nullptr || least == kInfinityF) return least * kRounding;

@@ -81,6 +81,8 @@ class Relaxation {
   double hop_cost(const Device& device, const Terms& terms) const;
   std::vector<float> with_device(const std::vector<float>& before, const std::vector<float>& costs,
                                  float hop) const;
+  float with_last_device(const std::vector<float>& before, const std::vector<float>& costs,
+                         float hop) const;
 
   const Problem& problem_;
   std::vector<const StepCosts*> kinds_;

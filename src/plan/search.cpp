@@ -11,8 +11,6 @@
 namespace prima::plan {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
 // Slots are tuned for a neighbour that is no worse than this before: where few pieces make up a
 // window, slots matter more than the relaxed model knows, and trying is cheap.
 constexpr double kWorthTuning = 1.3;
