@@ -19,6 +19,8 @@ compute::ExecutorMemory total_memory(const ring::RingDescription& ring) {
     total.weights += device.memory.weights;
     total.kv_cache += device.memory.kv_cache;
     total.compute_buffers += device.memory.compute_buffers;
+    total.gpu += device.memory.gpu;
+    total.streamed += device.memory.streamed;
   }
   return total;
 }
@@ -37,7 +39,9 @@ Bytes peak_resident_bytes() {
 ordered_json to_json(const compute::ExecutorMemory& memory) {
   return {{"weights", memory.weights},
           {"kv_cache", memory.kv_cache},
-          {"compute_buffers", memory.compute_buffers}};
+          {"compute_buffers", memory.compute_buffers},
+          {"gpu", memory.gpu},
+          {"streamed_per_token", memory.streamed}};
 }
 
 ordered_json to_json(const std::vector<compute::LayerRange>& windows) {
@@ -75,6 +79,7 @@ void print_figures(const generate::Answer& answer, const ring::RingDescription& 
   line += ", memory " + format_bytes(memory.weights + memory.kv_cache + memory.compute_buffers) +
           " (weights " + format_bytes(memory.weights) + ", KV cache " +
           format_bytes(memory.kv_cache) + ")";
+  if (memory.streamed > 0) line += ", " + format_bytes(memory.streamed) + " from disk per token";
   if (ring.devices.size() > 1) line += " on " + std::to_string(ring.devices.size()) + " devices";
   std::fprintf(stderr, "%s\n", line.c_str());
   if (answer.finish == generate::FinishReason::context_full) {

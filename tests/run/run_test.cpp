@@ -33,10 +33,13 @@ class RunTest : public testing::Test {
     return all;
   }
 
-  // Runs to the end and reads --json's file.
   static json report_of(const Arguments& arguments, std::string_view input = "") {
+    return report_of_all(with(arguments), input);
+  }
+
+  // Runs to the end and reads --json's file.
+  static json report_of_all(Arguments all, std::string_view input = "") {
     const std::string path = folder().file("report.json");
-    Arguments all = with(arguments);
     all.insert(all.end(), {"--json", path});
     const Outcome outcome = run(all, input);
     EXPECT_EQ(outcome.status, 0) << outcome.err;
@@ -254,6 +257,9 @@ TEST_F(RunTest, BadInputGetsAClearAnswer) {
       {with({"-p", "hi", "--workers", "2", "--windows", "1,1"}), 2, {"--windows", "3"}},
       {with({"-p", "hi", "--windows", "1,-1"}), 2, {"--windows"}},
       {with({"-p", "hi", "--rounds", "0"}), 2, {"--rounds"}},
+      {with({"-p", "hi", "--memory", "plenty"}), 2, {"--memory", "plenty", "512M"}},
+      {with({"-p", "hi", "--memory", "1K"}), 1, {"1.0 KiB", "At least"}},
+      {with({"-p", "hi", "--gpu-memory", "-1G"}), 2, {"--gpu-memory", "-1G"}},
       {with({"-p", "hi", "--frob"}), 2, {"--frob", "prima run --help"}},
   };
   for (const BadInput& bad : inputs) {
@@ -265,6 +271,32 @@ TEST_F(RunTest, BadInputGetsAClearAnswer) {
     EXPECT_EQ(outcome.out, "");
     for (const std::string& named : bad.named) EXPECT_THAT(outcome.err, HasSubstr(named));
   }
+}
+
+// The model's weights are F16, which every layout computes alike.
+TEST_F(RunTest, LessMemoryThanTheModelNeedsGivesTheSameTokens) {
+  const std::string large = folder().file("large.gguf");
+  const Outcome made = run({"model", "synth", "--layers", "12", "--embd", "256", "--heads", "4",
+                            "--vocab", "512", "--context", "256", "--type", "F16", "-o", large});
+  ASSERT_EQ(made.status, 0) << made.err;
+  const Arguments arguments = {"run", "-m",     large, "-p", "hello", "-n",
+                               "16",  "--temp", "0",   "-c", "64"};
+  const json whole = report_of_all(arguments);
+  EXPECT_EQ(whole["memory"]["streamed_per_token"], 0);
+
+  Arguments too_little = arguments;
+  too_little.insert(too_little.end(), {"--memory", "1M"});
+  const std::string refusal = run(too_little).err;
+  const std::string at_least = "At least ";
+  const std::size_t named = refusal.find(at_least);
+  ASSERT_NE(named, std::string::npos) << refusal;
+  const std::string enough = refusal.substr(refusal.find('(', named) + 1, 20);
+
+  Arguments limited = arguments;
+  limited.insert(limited.end(), {"--memory", enough.substr(0, enough.find(' '))});
+  const json streamed = report_of_all(limited);
+  EXPECT_GT(streamed["memory"]["streamed_per_token"], 0);
+  EXPECT_EQ(streamed["tokens"], whole["tokens"]);
 }
 
 TEST_F(RunTest, ReportsAreWrittenWholeOrNotAtAll) {
