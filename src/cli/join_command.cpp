@@ -94,7 +94,7 @@ class JoinLine {
   }
 
  private:
-  const SystemClock clock_;
+  const SystemClock clock_{};
   const bool is_terminal_ = ::isatty(STDERR_FILENO) != 0;
   ProgressLine line_;
   std::optional<ring::WorkerStatus::State> state_;

@@ -109,7 +109,7 @@ void SlotRing::release(StageIndex stage) {
     free_done();
     return;
   }
-  assert(!"released a stage that is not in use");
+  assert(false && "released a stage that is not in use");
 }
 
 bool SlotRing::is_coming_up(StageIndex stage) const {
