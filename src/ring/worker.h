@@ -73,8 +73,7 @@ class Worker {
   Worker(transport::Network& network, std::unique_ptr<transport::Listener> listener,
          WorkerOptions options);
 
-  // Whether the head had work; all that may end it is in status_.
-  bool join(const transport::Endpoint& head);
+  void join(const transport::Endpoint& head);
   Status serve(const Assignment& assignment, const transport::Endpoint& head,
                WorkerControl& control);
   Result<std::unique_ptr<compute::Executor>> load(const Assignment& assignment,
