@@ -1,14 +1,15 @@
 #include "cli/atomic_file.h"
 
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <span>
 #include <string>
 #include <system_error>
 
-#include <sys/stat.h>
 #include <unistd.h>
+
+#include "model/atomic_file.h"
 
 namespace prima::cli {
 
@@ -31,16 +32,6 @@ bool is_special(const fs::path& path) {
   return !error && fs::exists(status) && !fs::is_regular_file(status);
 }
 
-Status write_all(int descriptor, std::string_view content) {
-  while (!content.empty()) {
-    const ssize_t n = ::write(descriptor, content.data(), content.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail(ErrorCode::io, std::strerror(errno));
-    content.remove_prefix(static_cast<std::size_t>(n));
-  }
-  return {};
-}
-
 }  // namespace
 
 Status check_writable(const fs::path& path) {
@@ -58,26 +49,9 @@ Status write_atomically(const fs::path& path, std::string_view content) {
     if (!out) return cannot_write(path, std::strerror(errno));
     return {};
   }
-  std::string temporary = (folder_of(path) / (path.filename().string() + ".XXXXXX")).string();
-  const int descriptor = ::mkstemp(temporary.data());
-  if (descriptor < 0) return cannot_write(path, std::strerror(errno));
-  // mkstemp's files are the user's alone; this one is to be as any other.
-  const mode_t mask = ::umask(0);
-  ::umask(mask);
-  Status written = write_all(descriptor, content);
-  if (written && ::fchmod(descriptor, 0666 & ~mask) != 0) {
-    written = fail(ErrorCode::io, std::strerror(errno));
-  }
-  if (written && ::fsync(descriptor) != 0) written = fail(ErrorCode::io, std::strerror(errno));
-  ::close(descriptor);
-  if (written && ::rename(temporary.c_str(), path.c_str()) != 0) {
-    written = fail(ErrorCode::io, std::strerror(errno));
-  }
-  if (!written) {
-    ::unlink(temporary.c_str());
-    return cannot_write(path, written.error().what);
-  }
-  return {};
+  PRIMA_ASSIGN_OR_RETURN(auto file, model::AtomicFile::create(path, content.size()));
+  PRIMA_RETURN_IF_ERROR(file.write(std::as_bytes(std::span(content))));
+  return file.commit();
 }
 
 }  // namespace prima::cli

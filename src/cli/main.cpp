@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <exception>
 #include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 
@@ -60,8 +61,12 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    std::fprintf(stderr, "prima: %s\nFor what it takes: %s --help\n", error.what(),
+    // CLI11 grants --help and --version before it looks at what it did not understand.
+    const std::vector<std::string> unknown = app.remaining(true);
+    if (error.get_exit_code() == 0 && unknown.empty()) return app.exit(error);
+    const std::string what =
+        unknown.empty() ? error.what() : "there is no \"" + unknown.front() + "\"";
+    std::fprintf(stderr, "prima: %s\nFor what it takes: %s --help\n", what.c_str(),
                  command_line(app).c_str());
     return prima::cli::kUsageError;
   }

@@ -106,8 +106,10 @@ Status GgmlExecutor::add(const LayerDeviceOptions& options,
 Status GgmlExecutor::add_gpu(const GpuPlacement& placement, const LoadProgress& progress) {
   ggml_backend_dev_t device = ggml_backend_dev_by_name(placement.device.c_str());
   if (device == nullptr) {
+    std::string known;
+    for (const GpuInfo& gpu : list_gpus()) known += (known.empty() ? "" : ", ") + gpu.name;
     return fail(ErrorCode::not_found, "there is no GPU '" + placement.device + "'",
-                "prima devices lists those that this build can use");
+                known.empty() ? "This build finds none" : "Those that this build finds: " + known);
   }
   weights::ResidentRequest request;
   request.layers = layers_of(placement.layers);

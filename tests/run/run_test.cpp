@@ -75,6 +75,9 @@ TEST(Prima, SaysWhatACommandLineLacks) {
   const Outcome unknown = run({"dance"});
   EXPECT_EQ(unknown.status, 2);
   EXPECT_THAT(unknown.err, HasSubstr("dance"));
+  const Outcome unknown_help = run({"dance", "--help"});
+  EXPECT_EQ(unknown_help.status, 2);
+  EXPECT_THAT(unknown_help.err, HasSubstr("dance"));
   const Outcome no_model = run({"run", "-p", "hi"});
   EXPECT_EQ(no_model.status, 2);
   EXPECT_THAT(no_model.err, AllOf(HasSubstr("--model"), HasSubstr("prima run --help")));
