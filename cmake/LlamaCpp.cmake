@@ -91,7 +91,8 @@ if(NOT EXISTS ${PRIMA_LLAMA_BUILD_DIR}/complete)
                         -DCMAKE_CUDA_COMPILER_LAUNCHER=${PRIMA_CCACHE})
   endif()
   execute_process(
-      COMMAND ${CMAKE_COMMAND} -S ${PRIMA_LLAMA_CPP_DIR} -B ${PRIMA_LLAMA_BUILD_DIR} -G Ninja
+      # Fresh: a configuration that was broken off may name a toolchain file of a checkout now gone.
+      COMMAND ${CMAKE_COMMAND} --fresh -S ${PRIMA_LLAMA_CPP_DIR} -B ${PRIMA_LLAMA_BUILD_DIR} -G Ninja
               -DCMAKE_C_COMPILER=${PRIMA_LLAMA_C_COMPILER}
               -DCMAKE_CXX_COMPILER=${PRIMA_LLAMA_CXX_COMPILER}
               ${prima_llama_toolchain} ${prima_llama_options} ${prima_launchers} -Wno-dev
