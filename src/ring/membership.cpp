@@ -220,7 +220,12 @@ std::vector<Outgoing> Membership::tick(Instant now, std::uint32_t epoch, const N
          Heartbeat{
              .session = session_, .epoch = epoch, .idle = head.idle, .sent = {}, .received = {}}});
   }
-  if (session_ != 0 && !failure_) check_links(now, head);
+  if (session_ == 0) {  // whoever left before there was a ring is nobody's loss
+    std::erase_if(members_,
+                  [](const Member& member) { return member.state == Member::State::gone; });
+  } else if (!failure_) {
+    check_links(now, head);
+  }
   return outgoing;
 }
 

@@ -41,7 +41,10 @@ Footprint footprint() {
 
 class SocketRing : public testing::Test {
  protected:
-  SocketRing() {
+  void SetUp() override {
+#ifdef __SANITIZE_THREAD__
+    GTEST_SKIP() << "ZeroMQ is not instrumented, so what its queues order is taken for races";
+#endif
     transport::ClusterKey key;
     key.stretched.fill(9);
     keys_ = transport::derive_keys(key);
@@ -71,7 +74,7 @@ class SocketRing : public testing::Test {
           "worker", [worker = workers_.back().get()] { worker->run(); }));
     }
   }
-  ~SocketRing() override {
+  void TearDown() override {
     for (const auto& worker : workers_) worker->stop();
     threads_.clear();
   }
@@ -116,7 +119,7 @@ TEST_F(SocketRing, ServesAThousandRequestsWithoutGrowing) {
   const Footprint after = footprint();
   EXPECT_EQ(after.descriptors, before.descriptors);
   EXPECT_EQ(after.threads, before.threads);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they keep freed memory
+#ifndef __SANITIZE_ADDRESS__  // it keeps freed memory
   EXPECT_LE(after.resident_kib, before.resident_kib + 2048);
 #endif
 }

@@ -13,6 +13,9 @@ namespace {
 
 constexpr Duration kSearchInterval = std::chrono::milliseconds(250);
 
+// After heads that did not want this device, or did not answer.
+constexpr Duration kRefusedInterval = std::chrono::seconds(2);
+
 // The longest wait without a look around; every real event interrupts it.
 constexpr Duration kLongWait = std::chrono::seconds(10);
 
@@ -71,24 +74,31 @@ void Worker::set_aside(transport::Message message) {
 void Worker::run() {
   set_state(WorkerStatus::State::searching);
   while (!stopping_) {
+    Duration pause = kSearchInterval;
     for (const transport::Endpoint& head : options_.find_heads()) {
       if (stopping_) break;
-      join(head);
+      const bool served = join(head);
       set_state(WorkerStatus::State::searching);
+      if (served) {  // look again: others may have come and gone meanwhile
+        pause = kSearchInterval;
+        break;
+      }
+      pause = kRefusedInterval;
     }
-    if (!stopping_) {
-      if (auto incoming = listener_->receive(network_.clock().now() + kSearchInterval)) {
+    const Instant until = network_.clock().now() + pause;
+    while (!stopping_ && network_.clock().now() < until) {
+      if (auto incoming = listener_->receive(until)) {
         log::debug("Dropped a message from {}: there is no head", incoming->address);
       }
     }
   }
 }
 
-void Worker::join(const transport::Endpoint& head) {
+bool Worker::join(const transport::Endpoint& head) {
   auto link = network_.connect(head);
   if (!link) {
     log::warn("{}", link.error().message());
-    return;
+    return false;
   }
   status_ = {.state = WorkerStatus::State::greeting,
              .head = to_string(head),
@@ -103,10 +113,12 @@ void Worker::join(const transport::Endpoint& head) {
                          .name = options_.device_name,
                          .data_port = listener_->port()},
                         [this] { listener_->interrupt(); });
+  bool assigned = false;
   while (!stopping_) {
     const WorkerControl::State state = control.state();
     if (state == WorkerControl::State::left) break;
     if (const auto assignment = control.take_assignment()) {
+      assigned = true;
       const Status served = serve(*assignment, head, control);
       if (!served && control.state() != WorkerControl::State::left) {
         status_.last_error = served.error().message();
@@ -128,6 +140,7 @@ void Worker::join(const transport::Endpoint& head) {
     }
     status_.last_error = message;
   }
+  return assigned;
 }
 
 Result<std::unique_ptr<compute::Executor>> Worker::load(const Assignment& assignment,

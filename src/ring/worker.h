@@ -73,7 +73,8 @@ class Worker {
   Worker(transport::Network& network, std::unique_ptr<transport::Listener> listener,
          WorkerOptions options);
 
-  void join(const transport::Endpoint& head);
+  // Whether the head had work; all that may end it is in status_.
+  bool join(const transport::Endpoint& head);
   Status serve(const Assignment& assignment, const transport::Endpoint& head,
                WorkerControl& control);
   Result<std::unique_ptr<compute::Executor>> load(const Assignment& assignment,
