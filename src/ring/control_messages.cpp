@@ -24,8 +24,23 @@ tl::unexpected<Error> malformed(const std::string& what) {
 // ---- To the wire ----
 
 wire::LayerRange to_wire(compute::LayerRange range) { return {range.first, range.last}; }
-wire::Memory to_wire(const compute::ExecutorMemory& memory) {
-  return {memory.weights, memory.kv_cache, memory.compute_buffers};
+std::unique_ptr<wire::MemoryT> to_wire(const compute::ExecutorMemory& memory) {
+  auto t = std::make_unique<wire::MemoryT>();
+  t->weights = memory.weights;
+  t->kv_cache = memory.kv_cache;
+  t->compute_buffers = memory.compute_buffers;
+  return t;
+}
+std::vector<std::unique_ptr<wire::LinkCountT>> to_wire(const std::vector<LinkCount>& counts) {
+  std::vector<std::unique_ptr<wire::LinkCountT>> tables;
+  for (const LinkCount& count : counts) {
+    auto t = std::make_unique<wire::LinkCountT>();
+    t->device = count.device;
+    t->messages = count.messages;
+    t->bytes = count.bytes;
+    tables.push_back(std::move(t));
+  }
+  return tables;
 }
 wire::HelloT to_wire(const Hello& m) {
   wire::HelloT t;
@@ -89,7 +104,7 @@ wire::LoadingT to_wire(const Loading& m) {
 wire::LoadedT to_wire(const Loaded& m) {
   wire::LoadedT t;
   t.session = m.session;
-  t.memory = std::make_unique<wire::Memory>(to_wire(m.memory));
+  t.memory = to_wire(m.memory);
   return t;
 }
 wire::LinkUpT to_wire(const LinkUp& m) {
@@ -103,8 +118,8 @@ wire::HeartbeatT to_wire(const Heartbeat& m) {
   t.session = m.session;
   t.epoch = m.epoch;
   t.idle = m.idle;
-  for (const LinkCount& c : m.sent) t.sent.emplace_back(c.device, c.messages, c.bytes);
-  for (const LinkCount& c : m.received) t.received.emplace_back(c.device, c.messages, c.bytes);
+  t.sent = to_wire(m.sent);
+  t.received = to_wire(m.received);
   return t;
 }
 wire::ReleaseT to_wire(const Release& m) {
@@ -137,7 +152,7 @@ wire::StatusReplyT to_wire(const StatusReply& m) {
     d->address = device.address;
     d->state = device.state;
     for (const compute::LayerRange& window : device.windows) d->windows.push_back(to_wire(window));
-    d->memory = std::make_unique<wire::Memory>(to_wire(device.memory));
+    d->memory = to_wire(device.memory);
     t.devices.push_back(std::move(d));
   }
   return t;
@@ -148,9 +163,9 @@ wire::StatusReplyT to_wire(const StatusReply& m) {
 compute::LayerRange from_wire(const wire::LayerRange& range) {
   return {range.first(), range.last()};
 }
-compute::ExecutorMemory from_wire(const std::unique_ptr<wire::Memory>& memory) {
+compute::ExecutorMemory from_wire(const std::unique_ptr<wire::MemoryT>& memory) {
   if (!memory) return {};
-  return {memory->weights(), memory->kv_cache(), memory->compute_buffers()};
+  return {memory->weights, memory->kv_cache, memory->compute_buffers};
 }
 Result<ControlMessage> from_wire(const wire::HelloT& t) {
   if (t.member == 0) return malformed("a device has no number");
@@ -240,12 +255,13 @@ Result<ControlMessage> from_wire(const wire::LinkUpT& t) {
   if (t.from >= kMaxDevices) return malformed("a link from no device");
   return LinkUp{t.session, t.from};
 }
-Result<std::vector<LinkCount>> from_wire(const std::vector<wire::LinkCount>& counts) {
+Result<std::vector<LinkCount>> from_wire(
+    const std::vector<std::unique_ptr<wire::LinkCountT>>& counts) {
   if (counts.size() > kMaxDevices) return malformed("too many links");
   std::vector<LinkCount> result;
-  for (const wire::LinkCount& count : counts) {
-    if (count.device() >= kMaxDevices) return malformed("a link to no device");
-    result.push_back({count.device(), count.messages(), count.bytes()});
+  for (const auto& count : counts) {
+    if (!count || count->device >= kMaxDevices) return malformed("a link to no device");
+    result.push_back({count->device, count->messages, count->bytes});
   }
   return result;
 }

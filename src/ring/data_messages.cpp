@@ -112,10 +112,11 @@ std::vector<std::byte> encode(const DataHeader& header, const SessionShape& shap
         builder, step.id, operations.empty() ? nullptr : &operations, &step.sequences,
         &step.positions, &step.cells, step.n_kv, &step.outputs);
   }
-  std::vector<wire::HopTiming> timings;
+  std::vector<flatbuffers::Offset<wire::HopTiming>> timings;
   for (const HopRecord& record : header.timings) {
-    timings.emplace_back(record.hop, static_cast<std::uint64_t>(record.waiting.count()),
-                         static_cast<std::uint64_t>(record.computing.count()));
+    timings.push_back(wire::CreateHopTiming(builder, record.hop,
+                                            static_cast<std::uint64_t>(record.waiting.count()),
+                                            static_cast<std::uint64_t>(record.computing.count())));
   }
   builder.Finish(wire::CreateDataDirect(builder, header.session, header.epoch, header.from,
                                         header.serial, header.hop, columns, step_offset, &timings));

@@ -67,7 +67,7 @@ class RingProcesses : public testing::Test {
   static std::string executable_;
   static fs::path folder_;
   static std::string model_;
-  int outputs_ = 0;
+  static inline int outputs_ = 0;  // a file each: an old one must not speak for a new process
 };
 
 std::string RingProcesses::executable_;
