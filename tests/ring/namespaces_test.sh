@@ -9,18 +9,21 @@ prima=$PRIMA_EXECUTABLE
 work=$(mktemp -d)
 net=prima$$
 devices="head one two"
-pids=()
 
+# All that runs in the namespaces, whoever started it.
 clean_up() {
-  local pid device
-  for pid in ${pids[@]+"${pids[@]}"}; do
-    kill -KILL "$pid" 2>/dev/null || true
-    wait "$pid" 2>/dev/null || true
+  local device pid
+  for device in $devices; do
+    for pid in $(ip netns pids "$net-$device" 2>/dev/null); do
+      kill -KILL "$pid" 2>/dev/null || true
+    done
   done
+  wait
   for device in $devices switch; do ip netns del "$net-$device" 2>/dev/null || true; done
   rm -rf "$work"
 }
 trap clean_up EXIT
+trap 'exit 1' HUP INT TERM
 
 fail() {
   echo "FAILED: $*" >&2
@@ -47,11 +50,14 @@ for device in $devices; do
   mkdir -m 700 "$work/$device"
 done
 
+# Nothing outlives this by much, even if the shell itself is killed and can't clean up.
+limit=240
+
 on() { # DEVICE COMMAND...
   local device=$1
   shift
-  ip netns exec "$net-$device" env -u PRIMA_LAN XDG_RUNTIME_DIR="$work/$device" \
-    XDG_CONFIG_HOME="$work/$device" "$@"
+  timeout --kill-after=5 "$limit" ip netns exec "$net-$device" \
+    env -u PRIMA_LAN XDG_RUNTIME_DIR="$work/$device" XDG_CONFIG_HOME="$work/$device" "$@"
 }
 
 model=$work/model.gguf
@@ -72,9 +78,7 @@ for device in one two; do on "$device" "$prima" key --set "$key" >/dev/null; don
 alone=$(tokens "$work/alone.json")
 
 on one "$prima" join -m "$model" --name one --threads 1 >"$work/one.log" 2>&1 &
-pids+=($!)
 on two "$prima" join -m "$model" --name two --threads 1 --head 10.77.0.1:47000 >"$work/two.log" 2>&1 &
-pids+=($!)
 found=$(tokens "$work/found.json" --workers 2 --rounds 2 --port 47000)
 [ "$found" = "$alone" ] || fail "other tokens: $found instead of $alone"
 grep -q "10.77.0.1:47000" "$work/one.log" || fail "worker one did not find the head by its address"

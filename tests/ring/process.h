@@ -14,6 +14,9 @@
 #include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 
 namespace prima {
 
@@ -29,13 +32,17 @@ class Process {
 
   Process(const std::vector<std::string>& arguments, std::filesystem::path output)
       : output_(std::move(output)) {
+    // Emptied here, not in the child: what an older process wrote there must not speak for this one
+    // until the child gets to run.
+    const int out = ::open(output_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    const pid_t parent = ::getpid();
     std::vector<char*> argv;
     for (const std::string& argument : arguments)
       argv.push_back(const_cast<char*>(argument.data()));
     argv.push_back(nullptr);
     pid_ = ::fork();
     if (pid_ == 0) {
-      const int out = ::open(output_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+      end_with(parent);
       const int in = ::open("/dev/null", O_RDONLY);
       ::dup2(in, STDIN_FILENO);
       ::dup2(out, STDOUT_FILENO);
@@ -43,6 +50,7 @@ class Process {
       ::execv(argv[0], argv.data());
       ::_exit(127);
     }
+    ::close(out);
   }
   ~Process() {
     if (!status_) {
@@ -101,6 +109,16 @@ class Process {
   }
 
  private:
+  // In the child: a test that is killed at its time limit takes its processes along.
+  static void end_with(pid_t parent) {
+#ifdef __linux__
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != parent) ::_exit(127);
+#else
+    static_cast<void>(parent);
+#endif
+  }
+
   const std::filesystem::path output_;
   pid_t pid_ = -1;
   std::optional<int> status_;
