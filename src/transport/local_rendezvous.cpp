@@ -73,12 +73,15 @@ Result<fs::path> runtime_folder() {
 
 Result<std::shared_ptr<void>> announce_locally(const fs::path& folder, std::uint16_t port,
                                                HeadState state) {
-  // Locked before it gets the name by which it is found.
-  std::string temporary = (folder / "new-XXXXXX").string();
+  // Locked before it gets the name by which it is found. No other head ever has that name, or
+  // whoever removes the file of a dead head might remove that of one that came after.
+  const std::string port_text = std::to_string(port);
+  std::string temporary = (folder / ("new-" + port_text + "-XXXXXX")).string();
   const int file = ::mkostemp(temporary.data(), O_CLOEXEC);  // mode 0600
   if (file < 0) return io_error(folder, "can't be written");
-  const fs::path path = folder / (prefix(state) + std::to_string(port));
-  const std::string text = std::to_string(port) + "\n";
+  const std::string unique = temporary.substr(temporary.size() - 6);
+  const fs::path path = folder / (prefix(state) + port_text + "-" + unique);
+  const std::string text = port_text + "\n";
   if (::flock(file, LOCK_EX | LOCK_NB) != 0 ||
       ::write(file, text.data(), text.size()) != static_cast<ssize_t>(text.size()) ||
       ::rename(temporary.c_str(), path.c_str()) != 0) {

@@ -31,11 +31,18 @@ TEST_F(LocalRendezvous, FindsHeadsAsLongAsTheyAnnounce) {
   EXPECT_EQ(find_local_heads(folder_)[0], (Endpoint{"127.0.0.1", 5002}));
 }
 
+TEST_F(LocalRendezvous, KnowsAHeadFromOneThatHadItsPort) {
+  auto before = announce_locally(folder_, 5001).value();
+  const auto now = announce_locally(folder_, 5001).value();
+  before.reset();
+  EXPECT_EQ(find_local_heads(folder_).size(), 1u);
+}
+
 TEST_F(LocalRendezvous, ForgetsHeadsThatAreDead) {
-  std::ofstream(folder_ / "head-5003") << "5003\n";  // nobody holds its lock
+  std::ofstream(folder_ / "head-5003-abcdef") << "5003\n";  // nobody holds its lock
   std::ofstream(folder_ / "head-nonsense") << "x";
   EXPECT_TRUE(find_local_heads(folder_).empty());
-  EXPECT_FALSE(fs::exists(folder_ / "head-5003"));
+  EXPECT_FALSE(fs::exists(folder_ / "head-5003-abcdef"));
 }
 
 TEST_F(LocalRendezvous, TakesNoFolderThatOthersMayWrite) {
