@@ -6,6 +6,7 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <span>
 #include <string_view>
 #include <thread>
 
@@ -13,7 +14,8 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netinet/in.h>
-#include <sodium.h>
+
+#include "transport/lan_announcement.h"
 
 namespace prima::transport {
 namespace {
@@ -27,31 +29,6 @@ constexpr std::uint16_t kPort = 47707;
 
 constexpr auto kAnnounceInterval = std::chrono::seconds(1);
 constexpr auto kForgetAfter = std::chrono::seconds(4);
-
-constexpr std::array<unsigned char, 4> kMagic{'P', 'R', 'M', '1'};
-constexpr std::size_t kSignedBytes = kMagic.size() + 2;
-constexpr std::size_t kAnnouncementBytes = kSignedBytes + crypto_auth_BYTES;
-static_assert(crypto_auth_KEYBYTES == sizeof(Key) && crypto_auth_BYTES == 32);
-
-using Announcement = std::array<unsigned char, kAnnouncementBytes>;
-
-Announcement make_announcement(const Key& key, std::uint16_t port) {
-  Announcement announcement{};
-  std::ranges::copy(kMagic, announcement.begin());
-  announcement[4] = static_cast<unsigned char>(port >> 8);
-  announcement[5] = static_cast<unsigned char>(port & 0xff);
-  crypto_auth(announcement.data() + kSignedBytes, announcement.data(), kSignedBytes, key.data());
-  return announcement;
-}
-
-// 0 if the bytes are no announcement made with this key.
-std::uint16_t announced_port(const Key& key, const unsigned char* bytes, std::size_t size) {
-  if (size != kAnnouncementBytes || !std::equal(kMagic.begin(), kMagic.end(), bytes) ||
-      crypto_auth_verify(bytes + kSignedBytes, bytes, kSignedBytes, key.data()) != 0) {
-    return 0;
-  }
-  return static_cast<std::uint16_t>(bytes[4] << 8 | bytes[5]);
-}
 
 // This device's addresses on networks that take multicast.
 std::set<address_v4> own_addresses() {
@@ -71,19 +48,19 @@ std::set<address_v4> own_addresses() {
   return addresses;
 }
 
-class LanAnnouncement {
+class LanAnnouncer {
  public:
-  LanAnnouncement(const Key& key, std::uint16_t port)
-      : announcement_(make_announcement(key, port)), socket_(io_, udp::v4()), timer_(io_) {
+  LanAnnouncer(const Key& key, std::uint16_t port)
+      : announcement_(make_lan_announcement(key, port)), socket_(io_, udp::v4()), timer_(io_) {
     announce();
     thread_ = std::thread([this] { io_.run(); });
   }
-  ~LanAnnouncement() {
+  ~LanAnnouncer() {
     io_.stop();
     thread_.join();
   }
-  LanAnnouncement(const LanAnnouncement&) = delete;
-  LanAnnouncement& operator=(const LanAnnouncement&) = delete;
+  LanAnnouncer(const LanAnnouncer&) = delete;
+  LanAnnouncer& operator=(const LanAnnouncer&) = delete;
 
  private:
   void announce() {
@@ -99,7 +76,7 @@ class LanAnnouncement {
     });
   }
 
-  const Announcement announcement_;
+  const LanAnnouncement announcement_;
   asio::io_context io_;
   udp::socket socket_;
   asio::steady_timer timer_;
@@ -155,10 +132,10 @@ class AsioLanListener final : public LanListener {
   }
 
   void hear(std::size_t size) {
-    const std::uint16_t port = announced_port(key_, buffer_.data(), size);
-    if (port == 0) return;
+    const auto port = announced_port(key_, std::span(buffer_).first(size));
+    if (!port) return;
     const std::lock_guard lock(mutex_);
-    heard_[{sender_.address().to_string(), port}] = std::chrono::steady_clock::now();
+    heard_[{sender_.address().to_string(), *port}] = std::chrono::steady_clock::now();
   }
 
   const Key key_;
@@ -188,7 +165,7 @@ bool lan_is_wanted() {
 
 Result<std::shared_ptr<void>> announce_on_lan(const Key& key, std::uint16_t port) {
   try {
-    return std::make_shared<LanAnnouncement>(key, port);
+    return std::make_shared<LanAnnouncer>(key, port);
   } catch (const std::exception& error) {
     return no_network(error);
   }

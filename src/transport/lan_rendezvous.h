@@ -1,14 +1,7 @@
 // How a head and workers on one local network find each other: while a head gathers workers, it
 // announces its port by UDP multicast, on every IPv4 network that the device is on.
 //
-// An announcement says only "a head with your key listens at this port of the sender", and is
-// authenticated with the cluster key, so that devices of other clusters, and strangers, neither
-// learn anything from it nor send workers astray. One that is recorded and sent again leads
-// nowhere: who connects finds nobody who has the key.
-//
-//     bytes  0..3   "PRM1"
-//            4..5   port, big endian
-//            6..37  HMAC-SHA-512-256 of bytes 0..5
+// Announcements are signed with the cluster key: lan_announcement.h.
 //
 // Thread-safe.
 #pragma once
