@@ -23,12 +23,18 @@ tl::unexpected<Error> malformed(const std::string& what) {
 
 // ---- To the wire ----
 
+// What is longer is cut, or the receiver would refuse the whole message for a name.
+std::string name_of(const std::string& name) { return name.substr(0, kMaxNameBytes); }
+
 wire::LayerRange to_wire(compute::LayerRange range) { return {range.first, range.last}; }
 std::unique_ptr<wire::MemoryT> to_wire(const compute::ExecutorMemory& memory) {
   auto t = std::make_unique<wire::MemoryT>();
   t->weights = memory.weights;
   t->kv_cache = memory.kv_cache;
   t->compute_buffers = memory.compute_buffers;
+  t->gpu = memory.gpu;
+  t->slots = memory.slots;
+  t->streamed = memory.streamed;
   return t;
 }
 std::vector<std::unique_ptr<wire::LinkCountT>> to_wire(const std::vector<LinkCount>& counts) {
@@ -47,7 +53,7 @@ wire::HelloT to_wire(const Hello& m) {
   t.protocol_version = m.protocol_version;
   t.build = m.build;
   t.member = m.member;
-  t.name = m.name;
+  t.name = name_of(m.name);
   t.data_port = m.data_port;
   return t;
 }
@@ -72,7 +78,7 @@ wire::AssignmentT to_wire(const Assignment& m) {
   wire::AssignmentT t;
   t.session = m.session;
   t.device = m.device;
-  t.device_names = m.device_names;
+  for (const std::string& name : m.device_names) t.device_names.push_back(name_of(name));
   for (const Hop& hop : m.route.hops)
     t.hops.emplace_back(hop.device, hop.round, to_wire(hop.layers));
   for (const Neighbour& neighbour : m.neighbours) {
@@ -83,7 +89,7 @@ wire::AssignmentT to_wire(const Assignment& m) {
     t.neighbours.push_back(std::move(n));
   }
   t.model_identity = m.model_identity;
-  t.model_name = m.model_name;
+  t.model_name = name_of(m.model_name);
   t.n_layer = m.n_layer;
   t.n_embd = m.n_embd;
   t.n_ctx = m.n_ctx;
@@ -141,14 +147,14 @@ wire::StatusRequestT to_wire(const StatusRequest& m) {
 }
 wire::StatusReplyT to_wire(const StatusReply& m) {
   wire::StatusReplyT t;
-  t.model_name = m.model_name;
+  t.model_name = name_of(m.model_name);
   t.rounds = m.ring.rounds;
   t.max_steps_in_flight = m.ring.max_steps_in_flight;
   t.steps_finished = m.steps_finished;
   t.tokens_per_second = m.tokens_per_second;
   for (const DeviceDescription& device : m.ring.devices) {
     auto d = std::make_unique<wire::DeviceStatusT>();
-    d->name = device.name;
+    d->name = name_of(device.name);
     d->address = device.address;
     d->state = device.state;
     for (const compute::LayerRange& window : device.windows) d->windows.push_back(to_wire(window));
@@ -165,7 +171,12 @@ compute::LayerRange from_wire(const wire::LayerRange& range) {
 }
 compute::ExecutorMemory from_wire(const std::unique_ptr<wire::MemoryT>& memory) {
   if (!memory) return {};
-  return {memory->weights, memory->kv_cache, memory->compute_buffers};
+  return {.weights = memory->weights,
+          .kv_cache = memory->kv_cache,
+          .compute_buffers = memory->compute_buffers,
+          .gpu = memory->gpu,
+          .slots = memory->slots,
+          .streamed = memory->streamed};
 }
 Result<ControlMessage> from_wire(const wire::HelloT& t) {
   if (t.member == 0) return malformed("a device has no number");

@@ -59,11 +59,7 @@ std::vector<Outgoing> Membership::receive(const transport::PeerId& peer, const s
                               ", the other side " + std::to_string(request->protocol_version),
                           "Use the same build of Prima on all devices"}}}};
     }
-    for (const Member& member : members_) {
-      if (member.device != kHead)
-        status.ring.devices.at(member.device).state = to_string(member.state);
-    }
-    return {{peer, status}};
+    return {{peer, status_now()}};
   }
   if (Member* const member = find(peer)) member->last_heard = now;
   if (const auto* const loading = std::get_if<Loading>(&message)) {
@@ -99,6 +95,22 @@ std::vector<Outgoing> Membership::receive(const transport::PeerId& peer, const s
   }
   update_serving();
   return {};
+}
+
+StatusReply Membership::status_now() const {
+  StatusReply reply = status;
+  for (const Member& member : members_) {
+    if (member.device != kHead && member.device < reply.ring.devices.size()) {
+      reply.ring.devices[member.device].state = to_string(member.state);
+    } else if (member.state != Member::State::gone) {  // the ring still forms
+      reply.ring.devices.push_back({.name = member.name,
+                                    .address = member.address,
+                                    .state = to_string(member.state),
+                                    .windows = {},
+                                    .memory = member.memory});
+    }
+  }
+  return reply;
 }
 
 std::optional<Error> Membership::refusal_of(const Hello& hello) const {

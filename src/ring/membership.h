@@ -101,7 +101,8 @@ class Membership {
   std::size_t count(Member::State state) const;
   const std::optional<Error>& last_refusal() const { return last_refusal_; }
 
-  // What `prima status` is told.
+  // What `prima status` is told, with the states of members added. Until the ring has formed it
+  // names no devices, and the members that are there are told.
   StatusReply status;
 
  private:
@@ -116,6 +117,7 @@ class Membership {
   std::vector<Outgoing> greet(const transport::PeerId& peer, const std::string& address,
                               const Hello& hello, Instant now);
   std::optional<Error> refusal_of(const Hello& hello) const;
+  StatusReply status_now() const;
   void lose(Member& member, Error error);
   void check_links(Instant now, const NodeProgress& head);
   void update_serving();

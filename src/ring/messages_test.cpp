@@ -73,6 +73,23 @@ TEST(ControlMessages, SurviveTheWire) {
   Heartbeat heartbeat{.session = 1, .epoch = 2, .idle = true, .sent = {{1, 2, 3}}, .received = {}};
   const auto beat = decode_control(encode(heartbeat)).value();
   EXPECT_EQ(std::get<Heartbeat>(beat).sent[0].bytes, 3u);
+  const compute::ExecutorMemory memory{
+      .weights = 1, .kv_cache = 2, .compute_buffers = 3, .gpu = 4, .slots = 5, .streamed = 6};
+  const auto loaded = decode_control(encode(Loaded{4, memory})).value();
+  EXPECT_EQ(std::get<Loaded>(loaded).memory.gpu, 4u);
+  EXPECT_EQ(std::get<Loaded>(loaded).memory.slots, 5u);
+  EXPECT_EQ(std::get<Loaded>(loaded).memory.streamed, 6u);
+}
+
+TEST(ControlMessages, CutTextsThatAreTooLong) {
+  const std::string text(5000, 'x');
+  Assignment assignment = some_assignment();
+  assignment.device_names[1] = text;
+  assignment.model_name = text;
+  EXPECT_FALSE(is_refused(assignment));
+  EXPECT_FALSE(is_refused(Hello{.build = "b", .member = 7, .name = text, .data_port = 3}));
+  EXPECT_FALSE(is_refused(Failure{4, {ErrorCode::io, text, text}}));
+  EXPECT_FALSE(is_refused(Release{4, text}));
 }
 
 TEST(ControlMessages, AreRefusedWhereTheyCannotBe) {
