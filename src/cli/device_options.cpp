@@ -80,10 +80,13 @@ void add_device_options(CLI::App& command, DeviceOptions& options) {
   auto* port = command.add_option("--port", options.port,
                                   "Where workers join, for those told with --head (any free one)");
   port->check(CLI::Range(1, 65535));
+  auto* key_file =
+      command.add_option("--key-file", options.key_file, "Cluster key, if not the user's own");
+  key_file->type_name("FILE");
   for (auto* option : {kv, rounds, private_layers, link_type}) {
     option->capture_default_str();
   }
-  for (auto* option : {kv, workers, windows, rounds, private_layers, link_type, waves, port}) {
+  for (auto* option : {kv, workers, windows, rounds, private_layers, link_type, waves, port, key_file}) {
     option->group("Devices");
   }
 }
@@ -144,6 +147,7 @@ ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx
                                                  : GGML_TYPE_F32;
   ring.waves = options.waves;
   ring.port = options.port;
+  ring.key_file = options.key_file;
   ring.executor.n_ctx = n_ctx;
   ring.executor.max_tokens = std::min(kStepTokens, n_ctx);
   ring.executor.kv_type = options.kv_type == "q8_0" ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;

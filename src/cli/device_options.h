@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,6 +31,7 @@ struct DeviceOptions {
   std::string link_type = "f32";
   bool waves = false;
   std::uint16_t port = 0;
+  std::filesystem::path key_file;  // empty: the user's own
 };
 
 void add_device_options(CLI::App& command, DeviceOptions& options);
