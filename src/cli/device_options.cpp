@@ -75,8 +75,6 @@ void add_device_options(CLI::App& command, DeviceOptions& options) {
   auto* link_type = command.add_option("--link-type", options.link_type,
                                        "Hidden states travel as f32, f16 or q8_0");
   link_type->check(CLI::IsMember({"f32", "f16", "q8_0"}));
-  auto* waves = command.add_flag("--waves", options.waves,
-                                 "Steps pass each round together, for devices that read from disk");
   auto* port = command.add_option("--port", options.port,
                                   "Where workers join, for those told with --head (any free one)");
   port->check(CLI::Range(1, 65535));
@@ -86,7 +84,7 @@ void add_device_options(CLI::App& command, DeviceOptions& options) {
   for (auto* option : {kv, rounds, private_layers, link_type}) {
     option->capture_default_str();
   }
-  for (auto* option : {kv, workers, windows, rounds, private_layers, link_type, waves, port, key_file}) {
+  for (auto* option : {kv, workers, windows, rounds, private_layers, link_type, port, key_file}) {
     option->group("Devices");
   }
 }
@@ -145,7 +143,6 @@ ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx
   ring.link_type = options.link_type == "f16"    ? GGML_TYPE_F16
                    : options.link_type == "q8_0" ? GGML_TYPE_Q8_0
                                                  : GGML_TYPE_F32;
-  ring.waves = options.waves;
   ring.port = options.port;
   ring.key_file = options.key_file;
   ring.executor.n_ctx = n_ctx;

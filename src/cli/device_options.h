@@ -29,7 +29,6 @@ struct DeviceOptions {
   std::int64_t rounds = 1;
   std::uint32_t private_layers = 0;
   std::string link_type = "f32";
-  bool waves = false;
   std::uint16_t port = 0;
   std::filesystem::path key_file;  // empty: the user's own
 };

@@ -53,7 +53,8 @@ void print_text(const ring::StatusReply& status) {
     const compute::ExecutorMemory& memory = device.memory;
     std::printf("  %-20s %-16s %-9s %10s   layers %s\n", device.name.c_str(),
                 device.address.empty() ? "(head)" : device.address.c_str(), device.state.c_str(),
-                format_bytes(memory.weights + memory.kv_cache + memory.compute_buffers).c_str(),
+                format_bytes(memory.weights + memory.kv_cache + memory.compute_buffers + memory.gpu)
+                    .c_str(),
                 windows_text(device.windows).c_str());
   }
 }
@@ -78,7 +79,10 @@ void print_json(const ring::StatusReply& status) {
                                {"memory",
                                 {{"weights", device.memory.weights},
                                  {"kv_cache", device.memory.kv_cache},
-                                 {"compute_buffers", device.memory.compute_buffers}}}});
+                                 {"compute_buffers", device.memory.compute_buffers},
+                                 {"gpu", device.memory.gpu},
+                                 {"slots", device.memory.slots},
+                                 {"streamed_per_token", device.memory.streamed}}}});
   }
   std::printf("%s\n", json.dump(2).c_str());
 }

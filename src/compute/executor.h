@@ -23,6 +23,7 @@
 
 #include <ggml.h>
 
+#include "base/clock.h"
 #include "base/result.h"
 #include "base/units.h"
 #include "compute/step.h"
@@ -82,6 +83,12 @@ struct ExecutorMemory {
   Bytes streamed = 0;  // not memory: weights read from disk for every step
 };
 
+// Weights read from disk for steps, and how long run() waited for them.
+struct WeightReads {
+  Duration waited{};
+  Bytes bytes = 0;
+};
+
 // Called while weights load, with bytes done and bytes in all; returning false cancels.
 using LoadProgress = std::function<bool(Bytes, Bytes)>;
 
@@ -103,6 +110,13 @@ class Executor {
   // REQUIRES: begin(step) was called; `layers` lies in one of the windows; hidden is
   // (n_embd, n_tokens). Leaves (n_embd, n_tokens), or (n_embd, n_outputs) after the last layer.
   virtual Status run(LayerRange layers, const Step& step, std::vector<float>& hidden) = 0;
+
+  // Whether another step passes the same layers as the next run() or logits() does, right after it:
+  // weights that it reads from disk are kept for that one, as far as their slots hold them.
+  virtual void keep_weights(bool /*keep*/) {}
+
+  // Since it was made.
+  virtual WeightReads weight_reads() const { return {}; }
 
   // hidden: (n_embd, n_outputs). logits becomes (n_vocab, n_outputs).
   virtual Status logits(std::span<const float> hidden, std::vector<float>& logits) = 0;

@@ -262,6 +262,16 @@ Status GgmlExecutor::run(LayerRange layers, const Step& step, std::vector<float>
   return {};
 }
 
+void GgmlExecutor::keep_weights(bool keep) {
+  for (const auto& device : devices_) device->keep_weights(keep);
+}
+
+WeightReads GgmlExecutor::weight_reads() const {
+  if (streamed_weights_ == nullptr) return {};
+  const weights::StreamerStatistics statistics = streamed_weights_->statistics();
+  return {.waited = statistics.waited, .bytes = statistics.bytes_read};
+}
+
 Status GgmlExecutor::logits(std::span<const float> hidden, std::vector<float>& logits) {
   if (output_device_ == nullptr) {
     return fail(ErrorCode::internal, "this device holds no output layer");
@@ -270,6 +280,11 @@ Status GgmlExecutor::logits(std::span<const float> hidden, std::vector<float>& l
     return fail(ErrorCode::invalid_argument, "a hidden state that is not whole rows");
   }
   return output_device_->logits(hidden, logits);
+}
+
+void GgmlExecutor::clear() {
+  cells_.clear();
+  for (const auto& device : devices_) device->release_kept();
 }
 
 void GgmlExecutor::rest() {

@@ -21,8 +21,10 @@ class GgmlExecutor final : public Executor {
   Status embed(std::span<const std::int32_t> tokens, std::vector<float>& hidden) override;
   Status begin(const Step& step) override;
   Status run(LayerRange layers, const Step& step, std::vector<float>& hidden) override;
+  void keep_weights(bool keep) override;
+  WeightReads weight_reads() const override;
   Status logits(std::span<const float> hidden, std::vector<float>& logits) override;
-  void clear() override { cells_.clear(); }
+  void clear() override;
   void rest() override;
   ExecutorMemory memory() const override;
 

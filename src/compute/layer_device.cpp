@@ -78,6 +78,7 @@ Status LayerDevice::run(LayerRange layers, const Step& step, const KvCells& cell
                                                             .n_kv = step.n_kv,
                                                             .n_outputs = n_outputs}));
   set_inputs(*built, step, cells, hidden);
+  keep_only(layers);
   PRIMA_RETURN_IF_ERROR(compute(*built));
   hidden.resize(std::size_t{n_outputs} * hyperparameters_.n_embd);
   if (built->output != nullptr) {
@@ -87,6 +88,7 @@ Status LayerDevice::run(LayerRange layers, const Step& step, const KvCells& cell
 }
 
 Status LayerDevice::logits(std::span<const float> hidden, std::vector<float>& logits) {
+  keep_only(LayerRange{});
   const std::size_t n_embd = hyperparameters_.n_embd;
   const std::size_t n_vocab = hyperparameters_.n_vocab;
   const auto n_outputs = static_cast<std::uint32_t>(hidden.size() / n_embd);
@@ -261,14 +263,48 @@ Status LayerDevice::compute(BuiltGraph& built) {
   std::vector<weights::StageIndex> held;
   const Status status = compute_pieces(built, held);
   for (const weights::StageIndex stage : held) weights_->release(stage);  // left after an error
+  if (!status) release_kept();
   return status;
+}
+
+// What is kept gives way to what is needed now.
+Status LayerDevice::acquire(weights::StageIndex stage) {
+  Status acquired = weights_->acquire(stage);
+  if (acquired || acquired.error().code != ErrorCode::resource_exhausted || kept_.empty()) {
+    return acquired;
+  }
+  release_kept();
+  keep_weights_ = false;  // slots are too few for all these layers
+  return weights_->acquire(stage);
+}
+
+void LayerDevice::release(weights::StageIndex stage) {
+  const auto kept = std::find(kept_.begin(), kept_.end(), stage);
+  if (keep_weights_ && kept == kept_.end()) {
+    kept_.push_back(stage);
+    return;
+  }
+  weights_->release(stage);
+  if (keep_weights_ || kept == kept_.end()) return;
+  weights_->release(stage);
+  kept_.erase(kept);
+}
+
+void LayerDevice::keep_only(LayerRange layers) {
+  if (kept_layers_ != layers) release_kept();
+  kept_layers_ = layers;
+}
+
+void LayerDevice::release_kept() {
+  for (const weights::StageIndex stage : kept_) weights_->release(stage);
+  kept_.clear();
 }
 
 Status LayerDevice::compute_pieces(const BuiltGraph& built,
                                    std::vector<weights::StageIndex>& held) {
   for (const Piece& piece : built.pieces) {
     for (const weights::StageIndex stage : piece.acquire) {
-      PRIMA_RETURN_IF_ERROR(weights_->acquire(stage));
+      PRIMA_RETURN_IF_ERROR(acquire(stage));
       held.push_back(stage);
     }
     const ggml_status status = ggml_backend_graph_compute(backend_.get(), piece.graph);
@@ -278,7 +314,7 @@ Status LayerDevice::compute_pieces(const BuiltGraph& built,
           std::string("computing failed: ") + ggml_status_to_string(status));
     }
     for (const weights::StageIndex stage : piece.release) {
-      weights_->release(stage);
+      release(stage);
       std::erase(held, stage);
     }
   }

@@ -54,6 +54,10 @@ class LayerDevice {
 
   void rest();
 
+  // Executor::keep_weights().
+  void keep_weights(bool keep) { keep_weights_ = keep; }
+  void release_kept();
+
   Bytes weight_bytes() const { return weights_->memory_bytes(); }
   Bytes kv_cache_bytes() const { return kv_cache_->size_bytes(); }
   Bytes compute_buffer_bytes() const;
@@ -88,6 +92,9 @@ class LayerDevice {
   Status reserve();
   Status compute(BuiltGraph& built);
   Status compute_pieces(const BuiltGraph& built, std::vector<weights::StageIndex>& held);
+  Status acquire(weights::StageIndex stage);
+  void release(weights::StageIndex stage);
+  void keep_only(LayerRange layers);
   void set_inputs(const BuiltGraph& built, const Step& step, const KvCells& cells,
                   std::span<const float> hidden);
 
@@ -100,6 +107,10 @@ class LayerDevice {
   ggml_gallocr_ptr allocator_;
   std::list<BuiltGraph> graphs_;  // most recently used first
   std::vector<std::uint16_t> mask_;
+  // Stages that stay acquired for the next step through `kept_layers_` (none: the output layer).
+  bool keep_weights_ = false;
+  LayerRange kept_layers_;
+  std::vector<weights::StageIndex> kept_;
 };
 
 }  // namespace prima::compute

@@ -142,6 +142,93 @@ TEST(Streaming, FromALayerStoreLogitsAreThoseOfRepackedWeights) {
   }
 }
 
+// What comes of one token of each of four sequences, through two windows, one sequence after the
+// other in each; `keep`: as a wave.
+struct Wave {
+  std::vector<std::vector<float>> logits;
+  Bytes read = 0;
+};
+
+Result<Wave> pass_wave(Executor& executor, const std::vector<LayerRange>& windows, bool keep) {
+  constexpr std::int32_t kSequences = 4;
+  executor.clear();
+  KvCells cells(kContext);
+  std::vector<Step> steps(kSequences);
+  std::vector<std::vector<float>> hidden(kSequences);
+  for (std::int32_t i = 0; i < kSequences; ++i) {
+    Step& step = steps[static_cast<std::size_t>(i)];
+    step.sequences = {i};
+    step.positions = {0};
+    step.outputs = {0};
+    PRIMA_RETURN_IF_ERROR(cells.place(step));
+    PRIMA_RETURN_IF_ERROR(cells.apply(step));
+    PRIMA_RETURN_IF_ERROR(executor.begin(step));
+    const std::int32_t token = 5 + i;
+    PRIMA_RETURN_IF_ERROR(executor.embed({&token, 1}, hidden[static_cast<std::size_t>(i)]));
+  }
+  Wave wave;
+  const Bytes before = executor.weight_reads().bytes;
+  for (const LayerRange& window : windows) {
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+      executor.keep_weights(keep && i + 1 < steps.size());
+      PRIMA_RETURN_IF_ERROR(executor.run(window, steps[i], hidden[i]));
+    }
+  }
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    executor.keep_weights(keep && i + 1 < steps.size());
+    PRIMA_RETURN_IF_ERROR(executor.logits(hidden[i], wave.logits.emplace_back()));
+  }
+  wave.read = executor.weight_reads().bytes - before;
+  return wave;
+}
+
+TEST(Streaming, ReadsAWindowOnceForAWaveOfSteps) {
+  const model::TemporaryFolder folder;
+  const auto path = folder.path() / "model.gguf";
+  ASSERT_TRUE(model::synthesize({.n_layer = 6, .mixture = "Q4_K_M"}, path));
+  const auto file = model::ModelFile::open(path);
+  ASSERT_TRUE(file) << file.error().message();
+  const std::vector<LayerRange> windows{{0, 3}, {3, 6}};
+  const auto make = [&](std::optional<Bytes> memory, std::optional<Bytes> slots) {
+    ExecutorOptions options;
+    options.windows = windows;
+    options.n_ctx = kContext;
+    options.max_tokens = kMaxTokens;
+    options.n_threads = 1;
+    options.repack = false;
+    options.yields_memory = false;
+    options.memory = memory;
+    options.streaming.slot_bytes = slots;
+    options.streaming.streamer.chunk = 64 * kKiB;
+    return Executor::create(*file, options);
+  };
+  auto resident = make({}, {});
+  ASSERT_TRUE(resident) << resident.error().message();
+  const auto expected = pass_wave(**resident, windows, false);
+  ASSERT_TRUE(expected) << expected.error().message();
+
+  // Slots that hold a window, and such as do not.
+  const ExecutorMemory all = (*resident)->memory();
+  const Bytes memory = all.kv_cache + all.compute_buffers + all.weights * 9 / 10;
+  for (const bool enough : {true, false}) {
+    const std::optional<Bytes> slots =
+        enough ? std::optional(all.weights / 2 / kMiB * kMiB) : std::nullopt;
+    auto streamed = make(memory, slots);
+    ASSERT_TRUE(streamed) << streamed.error().message();
+    const auto apart = pass_wave(**streamed, windows, false);
+    ASSERT_TRUE(apart) << apart.error().message();
+    EXPECT_EQ(apart->logits, expected->logits);
+    const auto wave = pass_wave(**streamed, windows, true);
+    ASSERT_TRUE(wave) << wave.error().message();
+    EXPECT_EQ(wave->logits, expected->logits);
+    if (!enough) continue;
+    const ExecutorMemory used = (*streamed)->memory();
+    ASSERT_GT(used.streamed, 0u);
+    EXPECT_LE(wave->read, used.streamed + used.slots);  // once, and ahead for the next
+    EXPECT_GT(apart->read, 2 * wave->read);
+  }
+}
+
 struct Shape {
   const char* name;
   model::SynthOptions options;

@@ -97,7 +97,6 @@ wire::AssignmentT to_wire(const Assignment& m) {
   t.kv_type = static_cast<std::uint32_t>(m.kv_type);
   t.link_type = static_cast<std::uint32_t>(m.link_type);
   t.repack = m.repack;
-  t.waves = m.waves;
   return t;
 }
 wire::LoadingT to_wire(const Loading& m) {
@@ -252,7 +251,6 @@ Result<ControlMessage> from_wire(const wire::AssignmentT& t) {
   }
   m.link_type = static_cast<ggml_type>(t.link_type);
   m.repack = t.repack;
-  m.waves = t.waves;
   return m;
 }
 Result<ControlMessage> from_wire(const wire::LoadingT& t) {

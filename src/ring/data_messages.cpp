@@ -16,6 +16,16 @@ tl::unexpected<Error> malformed(const char* what) {
   return fail(ErrorCode::corrupt, std::string("A data message is malformed: ") + what);
 }
 
+// Timings are for people to look at: what no step takes becomes the most one may.
+constexpr std::uint64_t kMaxNanoseconds = std::uint64_t{3600} * 1'000'000'000;
+
+std::uint64_t nanoseconds(Duration duration) {
+  return static_cast<std::uint64_t>(std::max(duration, Duration{}).count());
+}
+Duration duration_of(std::uint64_t nanoseconds) {
+  return Duration(static_cast<Duration::rep>(std::min(nanoseconds, kMaxNanoseconds)));
+}
+
 bool is_sequence(std::int32_t sequence) {
   return sequence >= 0 && sequence < compute::kMaxSequences;
 }
@@ -114,12 +124,13 @@ std::vector<std::byte> encode(const DataHeader& header, const SessionShape& shap
   }
   std::vector<flatbuffers::Offset<wire::HopTiming>> timings;
   for (const HopRecord& record : header.timings) {
-    timings.push_back(wire::CreateHopTiming(builder, record.hop,
-                                            static_cast<std::uint64_t>(record.waiting.count()),
-                                            static_cast<std::uint64_t>(record.computing.count())));
+    timings.push_back(wire::CreateHopTiming(
+        builder, record.hop, nanoseconds(record.waiting), nanoseconds(record.reading),
+        nanoseconds(record.computing), nanoseconds(record.sending)));
   }
   builder.Finish(wire::CreateDataDirect(builder, header.session, header.epoch, header.from,
-                                        header.serial, header.hop, columns, step_offset, &timings));
+                                        header.serial, header.hop, columns, step_offset, &timings,
+                                        header.waves, header.more));
   const auto* const bytes = reinterpret_cast<const std::byte*>(builder.GetBufferPointer());
   return {bytes, bytes + builder.GetSize()};
 }
@@ -137,7 +148,9 @@ Result<std::optional<DataHeader>> decode_data(std::span<const std::byte> bytes, 
                     .serial = from.serial(),
                     .hop = from.hop(),
                     .step = std::nullopt,
-                    .timings = {}};
+                    .timings = {},
+                    .waves = from.waves(),
+                    .more = from.more()};
   if (header.from >= shape.n_devices) return malformed("it comes from no device");
   if (header.hop > shape.n_hops) return malformed("it goes to a hop that is not");
   if (size_of(from.timings()) > shape.n_hops) return malformed("too many timings");
@@ -152,14 +165,10 @@ Result<std::optional<DataHeader>> decode_data(std::span<const std::byte> bytes, 
   }
   if (from.timings()) {
     for (const wire::HopTiming* timing : *from.timings()) {
-      constexpr std::uint64_t kMaxNanoseconds = std::uint64_t{1} << 62;
-      if (timing->hop() >= shape.n_hops || timing->waiting_ns() > kMaxNanoseconds ||
-          timing->computing_ns() > kMaxNanoseconds) {
-        return malformed("a timing cannot be");
-      }
-      header.timings.push_back({timing->hop(),
-                                Duration(static_cast<Duration::rep>(timing->waiting_ns())),
-                                Duration(static_cast<Duration::rep>(timing->computing_ns()))});
+      if (timing->hop() >= shape.n_hops) return malformed("a timing cannot be");
+      header.timings.push_back(
+          {timing->hop(), duration_of(timing->waiting_ns()), duration_of(timing->reading_ns()),
+           duration_of(timing->computing_ns()), duration_of(timing->sending_ns())});
     }
   }
   return std::optional(std::move(header));

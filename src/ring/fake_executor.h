@@ -1,6 +1,6 @@
 // For tests: an Executor whose layers are simple arithmetic on the hidden state and a KV cache, so
 // that every mistake in order, cells, masks or hops changes the result, and whose time is
-// simulated.
+// simulated. It may have a disk, from which each window is read anew unless it was kept.
 #pragma once
 
 #include <cmath>
@@ -58,6 +58,7 @@ class FakeExecutor final : public compute::Executor {
     for (std::uint32_t layer = layers.first; layer < layers.last; ++layer) {
       run_layer(layer, step, mask, hidden);
     }
+    read(layers);
     if (layers.last == n_layer_) {
       std::vector<float> kept;
       for (const std::uint32_t output : step.outputs) {
@@ -81,14 +82,30 @@ class FakeExecutor final : public compute::Executor {
     cache_.clear();
   }
   void rest() override { ++rests; }
+  void keep_weights(bool keep) override { keep_ = keep; }
+  compute::WeightReads weight_reads() const override { return {.waited = reads_ * read_time}; }
   compute::ExecutorMemory memory() const override {
-    return {.weights = 1, .kv_cache = 2, .compute_buffers = 3};
+    const Bytes streamed = on_read ? 4 : 0;
+    return {
+        .weights = 1, .kv_cache = 2, .compute_buffers = 3, .slots = streamed, .streamed = streamed};
   }
 
+  // Called for each window read from disk; takes read_time. Without it all is in memory.
+  std::function<void(compute::LayerRange)> on_read;
+  Duration read_time{};
   int runs = 0;
   int rests = 0;
 
  private:
+  void read(compute::LayerRange layers) {
+    if (!on_read) return;
+    if (kept_ != layers) {
+      on_read(layers);
+      ++reads_;
+    }
+    kept_ = keep_ ? layers : compute::LayerRange{};
+  }
+
   void run_layer(std::uint32_t layer, const compute::Step& step,
                  const std::vector<std::uint16_t>& mask, std::vector<float>& hidden) {
     auto& cache = cache_[layer];
@@ -116,6 +133,9 @@ class FakeExecutor final : public compute::Executor {
   const std::uint32_t n_layer_;
   const Spend spend_;
   compute::KvCells cells_;
+  bool keep_ = false;
+  compute::LayerRange kept_;
+  int reads_ = 0;
   std::map<std::uint32_t, std::vector<float>> cache_;  // by layer: (kFakeEmbedding, n_ctx)
 };
 

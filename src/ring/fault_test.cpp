@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "ring/status_query.h"
 #include "ring/test_driver.h"
 #include "ring/test_ring.h"
 
@@ -92,6 +93,123 @@ TEST_F(Faults, AStoppedWorkerJoinsAgainWhenItGoesOn) {
     const auto ring = workers.form();
     ASSERT_TRUE(ring) << ring.error().message();
     EXPECT_TRUE(RingDriver(**ring, world_.clock()).generate(long_answers()));
+  });
+}
+
+// Struck in each state, a worker is missed in time, and the ring forms again: with it once it goes
+// on, or with another in its place.
+TEST_F(Faults, AWorkerMayStopInAnyState) {
+  using State = WorkerStatus::State;
+  const DriverResult undisturbed = expected(three_devices());
+  for (const State state :
+       {State::searching, State::waiting, State::loading, State::linking, State::serving}) {
+    for (const bool goes_on : {true, false}) {
+      SCOPED_TRACE(std::string(to_string(state)) + (goes_on ? ", goes on" : ", is dead"));
+      SimulatedWorld world;
+      world.run([&] {
+        SimulatedWorkers workers(world, three_devices());
+        std::optional<Instant> struck;
+        workers.on_state = [&](std::uint32_t worker, State now) {
+          if (worker != 2 || now != state || struck) return;
+          struck = world.clock().now();
+          world.stop("worker2");
+        };
+        workers.on_load = [&](const Assignment&) -> Status {
+          world.sleep(milliseconds(700));
+          return {};
+        };
+        RingOptions options = three_devices().ring;
+        options.join_timeout = seconds(8);
+        Status outcome;
+        {
+          auto ring = workers.form(options);
+          if (ring) {
+            const auto result = RingDriver(**ring, world.clock()).generate(long_answers());
+            if (!result) outcome = tl::unexpected(result.error());
+          } else {
+            outcome = tl::unexpected(ring.error());
+          }
+        }
+        ASSERT_TRUE(struck);
+        ASSERT_FALSE(outcome);
+        if (state == State::searching) {
+          EXPECT_THAT(outcome.error().what, HasSubstr("Only 1 of 2 workers joined"));
+        } else {
+          EXPECT_THAT(outcome.error().what, HasSubstr("worker2"));
+          EXPECT_LT(world.clock().now() - *struck, seconds(5));
+        }
+        if (goes_on) {
+          world.resume("worker2");
+        } else {
+          workers.start(3);
+        }
+        options.join_timeout = seconds(15);
+        const auto ring = workers.form(options);
+        ASSERT_TRUE(ring) << ring.error().message();
+        const auto again = RingDriver(**ring, world.clock()).generate(long_answers());
+        ASSERT_TRUE(again) << again.error().message();
+        EXPECT_EQ(*again, undisturbed);
+      });
+    }
+  }
+}
+
+TEST_F(Faults, AWorkerCutOffIsNamedAndComesBack) {
+  const DriverResult undisturbed = expected(three_devices());
+  world_.run([&] {
+    SimulatedWorkers workers(world_, three_devices());
+    const auto cut = [&](bool is_cut) {
+      for (const char* other : {"head", "worker1"}) {
+        world_.set_link("worker2", other, {.cut = is_cut});
+        world_.set_link(other, "worker2", {.cut = is_cut});
+      }
+    };
+    {
+      const auto ring = workers.form().value();
+      const Outcome outcome = generate_during(*ring, milliseconds(300), [&] { cut(true); });
+      ASSERT_FALSE(outcome.result);
+      EXPECT_THAT(outcome.result.error().what, HasSubstr("worker2"));
+      EXPECT_LT(outcome.after_fault, seconds(5));
+    }
+    RingOptions fewer = three_devices().ring;
+    fewer.n_workers = 1;
+    ASSERT_TRUE(workers.form(fewer));
+    world_.sleep(seconds(10));
+    cut(false);
+    const auto ring = workers.form();
+    ASSERT_TRUE(ring) << ring.error().message();
+    const auto again = RingDriver(**ring, world_.clock()).generate(long_answers());
+    ASSERT_TRUE(again) << again.error().message();
+    EXPECT_EQ(*again, undisturbed);
+  });
+}
+
+TEST_F(Faults, StatusIsToldWhileTheRingForms) {
+  world_.run([&] {
+    SimulatedWorkers workers(world_, three_devices());
+    std::vector<StatusReply> replies;
+    workers.on_load = [&](const Assignment&) -> Status {
+      world_.sleep(seconds(1));
+      return {};
+    };
+    const auto asker = world_.host("asker").start_thread("asker", [&] {
+      for (int i = 0; i < 3; ++i) {
+        world_.sleep(milliseconds(800));
+        auto reply = query_status(world_.host("asker"), {"head", SimulatedWorkers::kHeadPort},
+                                  world_.clock().now() + seconds(1));
+        ASSERT_TRUE(reply) << reply.error().message();
+        replies.push_back(std::move(*reply));
+      }
+    });
+    const auto ring = workers.form();
+    ASSERT_TRUE(ring) << ring.error().message();
+    EXPECT_TRUE(RingDriver(**ring, world_.clock()).generate(long_answers()));
+    ASSERT_EQ(replies.size(), 3u);
+    ASSERT_EQ(replies[0].ring.devices.size(), 2u);
+    EXPECT_EQ(replies[0].ring.devices[0].state, "loading");
+    ASSERT_EQ(replies[2].ring.devices.size(), 3u);
+    EXPECT_EQ(replies[2].ring.devices[2].state, "serving");
+    EXPECT_EQ(replies[2].model_name, "fake");
   });
 }
 

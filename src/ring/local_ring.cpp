@@ -1,10 +1,15 @@
 #include "ring/local_ring.h"
 
+#include "base/log.h"
+#include "ring/waterfall.h"
+
 namespace prima::ring {
 
 Duration StepTimings::travelling() const {
   Duration explained = output;
-  for (const HopTiming& hop : hops) explained += hop.waiting + hop.computing;
+  for (const HopTiming& hop : hops) {
+    explained += hop.waiting + hop.reading + hop.computing + hop.sending;
+  }
   return total > explained ? total - explained : Duration{};
 }
 
@@ -20,14 +25,23 @@ Status LocalRing::submit(const compute::Step& step, std::span<const std::int32_t
   PRIMA_RETURN_IF_ERROR(executor_->embed(tokens, hidden_));
   PRIMA_RETURN_IF_ERROR(executor_->begin(step));
   const Instant embedded = clock_.now();
+  const Duration read_before = executor_->weight_reads().waited;
   PRIMA_RETURN_IF_ERROR(executor_->run(layers_, step, hidden_));
   const Instant computed = clock_.now();
   Finished finished{.step_id = step.id, .logits = {}, .timings = {}};
   if (!step.outputs.empty()) PRIMA_RETURN_IF_ERROR(executor_->logits(hidden_, finished.logits));
   const Instant ended = clock_.now();
-  finished.timings.hops.push_back({0, layers_, embedded - started, computed - embedded});
+  const Duration reading = executor_->weight_reads().waited - read_before;
+  finished.timings.hops.push_back({.device = 0,
+                                   .layers = layers_,
+                                   .waiting = embedded - started,
+                                   .reading = reading,
+                                   .computing = computed - embedded - reading});
   finished.timings.output = ended - computed;
   finished.timings.total = ended - started;
+  if (log::is_verbose()) {
+    log::debug("{}", waterfall(step.id, step.n_tokens(), finished.timings, {&device_name_, 1}));
+  }
   finished_.push_back(std::move(finished));
   return {};
 }

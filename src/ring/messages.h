@@ -73,7 +73,6 @@ struct Assignment {
   ggml_type kv_type = GGML_TYPE_F16;
   ggml_type link_type = GGML_TYPE_F32;
   bool repack = true;
-  bool waves = false;
 };
 
 struct Loading {
@@ -138,7 +137,9 @@ Result<ControlMessage> decode_control(std::span<const std::byte> bytes);
 struct HopRecord {
   std::uint32_t hop = 0;
   Duration waiting{};
+  Duration reading{};
   Duration computing{};
+  Duration sending{};
 };
 
 struct DataHeader {
@@ -149,6 +150,8 @@ struct DataHeader {
   std::uint32_t hop = 0;
   std::optional<compute::Step> step;  // absent: the message only opens its link
   std::vector<HopRecord> timings;     // of the hops passed
+  bool waves = false;                 // the session's steps travel in waves
+  bool more = false;                  // another of the wave follows through this hop
 };
 
 // What the devices of a session have agreed on.

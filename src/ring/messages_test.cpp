@@ -33,7 +33,13 @@ DataHeader some_header() {
                               .cells = {3, 17, 127},
                               .n_kv = 128,
                               .outputs = {0, 2}};
-  header.timings = {{0, Duration(10), Duration(20)}};
+  header.timings = {{.hop = 0,
+                     .waiting = Duration(10),
+                     .reading = Duration(30),
+                     .computing = Duration(20),
+                     .sending = Duration(40)}};
+  header.waves = true;
+  header.more = true;
   return header;
 }
 
@@ -126,7 +132,11 @@ TEST(DataMessages, SurviveTheWire) {
   ASSERT_TRUE(decoded);
   EXPECT_EQ(decoded->step, header.step);
   EXPECT_EQ(decoded->serial, 7u);
+  EXPECT_EQ(decoded->timings[0].waiting, Duration(10));
+  EXPECT_EQ(decoded->timings[0].reading, Duration(30));
   EXPECT_EQ(decoded->timings[0].computing, Duration(20));
+  EXPECT_EQ(decoded->timings[0].sending, Duration(40));
+  EXPECT_TRUE(decoded->waves && decoded->more);
   // At the end of the way only outputs are left.
   DataHeader last = header;
   last.hop = 4;

@@ -47,7 +47,7 @@ Node::Node(NodeOptions options, compute::Executor& executor, const Clock& clock,
       links_(std::move(links)),
       first_hop_here_(first_hop_on(options_.route, options_.device)),
       last_hop_here_(last_hop_on(options_.route, options_.device)) {
-  if (options_.waves && first_hop_here_ == 0) {
+  if (first_hop_here_ == 0) {
     passes_ = passes_of(options_.route, options_.device);
     waves_.emplace(passes_[last_hop_here_]);
   }
@@ -75,6 +75,7 @@ Status Node::accept(transport::Message message) {
   if (header->epoch < epoch_) return {};
   advance_epoch(header->epoch);
   PRIMA_RETURN_IF_ERROR(check_step(*header));
+  if (options_.device != kHead) in_waves_ = header->waves;
   const std::uint32_t columns = options_.shape.columns(header->hop, *header->step);
   std::vector<float> hidden =
       unpack_hidden(message.payload, options_.shape.link_type, options_.shape.n_embd, columns);
@@ -82,7 +83,7 @@ Status Node::accept(transport::Message message) {
     returned_.push_back({std::move(*header->step), std::move(hidden), std::move(header->timings)});
   } else {
     queue_.push_back({header->hop, std::move(*header->step), std::move(hidden),
-                      std::move(header->timings), clock_.now()});
+                      std::move(header->timings), clock_.now(), header->more});
   }
   return {};
 }
@@ -127,9 +128,13 @@ Status Node::check_step(const DataHeader& header) const {
   return {};
 }
 
-Status Node::start(const compute::Step& step, std::vector<float> hidden) {
-  Queued queued{
-      .hop = 0, .step = step, .hidden = std::move(hidden), .timings = {}, .since = clock_.now()};
+Status Node::start(const compute::Step& step, std::vector<float> hidden, bool more) {
+  Queued queued{.hop = 0,
+                .step = step,
+                .hidden = std::move(hidden),
+                .timings = {},
+                .since = clock_.now(),
+                .more = more};
   if (hop(0).device != options_.device) return send_on(std::move(queued));
   queue_.push_back(std::move(queued));
   return {};
@@ -143,7 +148,7 @@ std::optional<Node::Returned> Node::take_returned() {
 }
 
 std::optional<std::size_t> Node::next_index() const {
-  if (!waves_) return queue_.empty() ? std::nullopt : std::optional<std::size_t>(0);
+  if (!waves_ || !in_waves_) return queue_.empty() ? std::nullopt : std::optional<std::size_t>(0);
   std::optional<std::size_t> next;
   for (std::size_t i = 0; i < queue_.size(); ++i) {
     const std::uint32_t pass = passes_[queue_[i].hop];
@@ -153,11 +158,20 @@ std::optional<std::size_t> Node::next_index() const {
   return next;
 }
 
+// Whether another step of the wave passes the same layers next: the way's first device knows, the
+// others are told.
+bool Node::has_followers(const Queued& queued) const {
+  if (!in_waves_ || !waves_) return in_waves_ && queued.more;
+  return (queued.hop == 0 && queued.more) || waves_->has_behind(passes_[queued.hop]) ||
+         std::ranges::any_of(queue_, [&](const Queued& o) { return o.hop == queued.hop; });
+}
+
 Status Node::run_one() {
   const auto index = next_index();
   Queued queued = std::move(queue_[*index]);
   queue_.erase(queue_.begin() + static_cast<std::ptrdiff_t>(*index));
-  if (waves_) waves_->entered(queued.step.id, passes_[queued.hop]);
+  if (waves_ && in_waves_) waves_->entered(queued.step.id, passes_[queued.hop]);
+  queued.more = has_followers(queued);
   const Instant started = clock_.now();
   if (queued.hop == first_hop_here_) {
     PRIMA_RETURN_IF_ERROR(executor_.begin(queued.step));
@@ -165,8 +179,15 @@ Status Node::run_one() {
     if (first_hop_here_ != last_hop_here_) begun_[queued.step.id] = queued.step;
   }
   if (queued.hop == last_hop_here_) begun_.erase(queued.step.id);
+  const Duration read_before = executor_.weight_reads().waited;
+  executor_.keep_weights(queued.more);
   PRIMA_RETURN_IF_ERROR(executor_.run(hop(queued.hop).layers, queued.step, queued.hidden));
-  queued.timings.push_back({queued.hop, started - queued.since, clock_.now() - started});
+  const Duration reading = executor_.weight_reads().waited - read_before;
+  queued.timings.push_back({.hop = queued.hop,
+                            .waiting = started - queued.since,
+                            .reading = reading,
+                            .computing = clock_.now() - started - reading,
+                            .sending = {}});
   ++queued.hop;
   return send_on(std::move(queued));
 }
@@ -178,13 +199,17 @@ Status Node::send_on(Queued queued) {
         {std::move(queued.step), std::move(queued.hidden), std::move(queued.timings)});
     return {};
   }
+  const Instant started = clock_.now();
+  transport::Payload payload =
+      pack_hidden(std::move(queued.hidden), options_.shape.link_type, options_.shape.n_embd);
   DataHeader header;
   header.hop = queued.hop;
   header.step = std::move(queued.step);
   header.timings = std::move(queued.timings);
-  return send(
-      to, std::move(header),
-      pack_hidden(std::move(queued.hidden), options_.shape.link_type, options_.shape.n_embd));
+  header.waves = in_waves_;
+  header.more = queued.more;
+  if (!header.timings.empty()) header.timings.back().sending = clock_.now() - started;
+  return send(to, std::move(header), std::move(payload));
 }
 
 Status Node::send(std::uint32_t device, DataHeader header, transport::Payload payload) {

@@ -40,7 +40,6 @@ struct NodeOptions {
   Route route;
   std::uint32_t device = kHead;
   std::vector<std::string> device_names;
-  bool waves = false;
 };
 
 // What has passed a node so far, for others to see whether a link is stuck.
@@ -70,9 +69,14 @@ class Node {
   // Takes a message. Fails with corrupt or unavailable where the session cannot go on.
   Status accept(transport::Message message);
 
-  // At the head: hidden is (n_embd, n_tokens).
-  Status start(const compute::Step& step, std::vector<float> hidden);
+  // At the head, before the first step: whether steps travel in waves (wave_order.h).
+  void set_waves(bool waves) { in_waves_ = waves; }
+
+  // At the head: hidden is (n_embd, n_tokens). `more`: another step is started right after this
+  // one.
+  Status start(const compute::Step& step, std::vector<float> hidden, bool more = false);
   std::optional<Returned> take_returned();
+  bool has_returned() const { return !returned_.empty(); }
 
   // Whether run_one() has something to do.
   bool ready() const { return next_index().has_value(); }
@@ -100,12 +104,14 @@ class Node {
     std::vector<float> hidden;
     std::vector<HopRecord> timings;
     Instant since;
+    bool more = false;
   };
 
   const Hop& hop(std::uint32_t index) const { return options_.route.hops[index]; }
   std::uint32_t n_hops() const { return static_cast<std::uint32_t>(options_.route.hops.size()); }
   const std::string& name(std::uint32_t device) const { return options_.device_names[device]; }
   std::optional<std::size_t> next_index() const;
+  bool has_followers(const Queued& queued) const;
   Status count_arrival(const DataHeader& header, Bytes bytes, bool& repeated);
   Status check_step(const DataHeader& header) const;
   Status send_on(Queued queued);
@@ -121,8 +127,9 @@ class Node {
   std::deque<Queued> queue_;
   std::deque<Returned> returned_;
   std::map<std::uint64_t, compute::Step> begun_;  // by id: between their first and last hop here
-  std::optional<WaveOrder> waves_;                // only at the way's first device
-  std::vector<std::uint32_t> passes_;             // by hop, for the waves
+  bool in_waves_ = false;
+  std::optional<WaveOrder> waves_;     // only at the way's first device
+  std::vector<std::uint32_t> passes_;  // by hop, for the waves
   std::vector<std::uint32_t> open_from_;
   std::uint64_t tokens_ = 0;
 

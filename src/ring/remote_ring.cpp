@@ -1,10 +1,13 @@
 #include "ring/remote_ring.h"
 
 #include <algorithm>
+#include <set>
 
 #include <sodium.h>
 
 #include "base/log.h"
+#include "ring/micro_batch.h"
+#include "ring/waterfall.h"
 
 namespace prima::ring {
 namespace {
@@ -129,7 +132,6 @@ Status RemoteRing::assign(const ModelSummary& model) {
       assignment.kv_type = options_.executor.kv_type;
       assignment.link_type = shape_.link_type;
       assignment.repack = options_.executor.repack;
-      assignment.waves = options_.waves;
       assignments.push_back(std::move(assignment));
     }
     return members.assign(std::move(assignments));
@@ -159,21 +161,37 @@ Status RemoteRing::load(const ExecutorFactory& make_executor) {
   });
   PRIMA_RETURN_IF_ERROR(stopped);
   PRIMA_ASSIGN_OR_RETURN(executor_, std::move(made));
-  node_ = std::make_unique<Node>(NodeOptions{.shape = shape_,
-                                             .route = route_,
-                                             .device = kHead,
-                                             .device_names = device_names_,
-                                             .waves = options_.waves},
-                                 *executor_, network_.clock(), std::move(links_));
+  node_ = std::make_unique<Node>(
+      NodeOptions{.shape = shape_, .route = route_, .device = kHead, .device_names = device_names_},
+      *executor_, network_.clock(), std::move(links_));
   control_->watch([this] { return node_->progress(); });
   PRIMA_RETURN_IF_ERROR(node_->open_links());
   executor_->rest();
   const Status loaded =
       wait_until([](Membership& members) { return members.all_loaded(); },
                  FormationProgress::Stage::loading, network_.clock().now() + options_.load_timeout);
+  if (loaded) choose_how_steps_travel();
   if (loaded || loaded.error().code != ErrorCode::deadline_exceeded) return loaded;
   return fail(ErrorCode::deadline_exceeded, "Not all devices have loaded their layers in time",
               "Look at what `prima join` says on them");
+}
+
+void RemoteRing::choose_how_steps_travel() {
+  std::set<std::uint32_t> at_work;
+  for (const Hop& hop : route_.hops) at_work.insert(hop.device);
+  n_devices_at_work_ = static_cast<std::uint32_t>(at_work.size());
+
+  std::vector<compute::ExecutorMemory> memories{executor_->memory()};
+  control_->with_members([&](Membership& members) {
+    for (const Member& member : members.members()) memories.push_back(member.memory);
+    return 0;
+  });
+  bool any_streams = false;
+  for (const compute::ExecutorMemory& memory : memories) {
+    any_streams = any_streams || memory.streamed > 0;
+    cuts_steps_ = cuts_steps_ && keeps_its_windows(memory, options_.rounds);
+  }
+  node_->set_waves(any_streams);
 }
 
 Status RemoteRing::link() {
@@ -243,16 +261,23 @@ Status RemoteRing::check() {
   return {};
 }
 
+void RemoteRing::drop_steps() {
+  steps_.clear();
+  under_way_.clear();
+  waiting_.clear();
+  finished_.clear();
+}
+
 tl::unexpected<Error> RemoteRing::give_up(Error error) {
   if (!failed_) failed_ = std::move(error);
-  under_way_.clear();
-  finished_.clear();
+  drop_steps();
   control_->with_members([&](Membership& members) { return members.release(failed_->what); });
   return tl::unexpected<Error>(*failed_);
 }
 
 Status RemoteRing::work(Instant deadline) {
   if (Status ok = check(); !ok) return give_up(std::move(ok.error()));
+  if (Status started = start_waiting_parts(); !started) return give_up(std::move(started.error()));
   Instant wait_until = network_.clock().now();  // no wait: only look whether something has come
   if (!node_->ready()) {
     executor_->rest();
@@ -270,46 +295,82 @@ Status RemoteRing::work(Instant deadline) {
   while (worked) {
     auto returned = node_->take_returned();
     if (!returned) return {};
-    worked = finish(std::move(*returned));
+    worked = finish_part(std::move(*returned));
   }
   return give_up(std::move(worked.error()));
 }
 
-Status RemoteRing::finish(Node::Returned returned) {
+Status RemoteRing::finish_part(Node::Returned returned) {
   const auto entry = under_way_.find(returned.step.id);
   if (entry == under_way_.end()) {
     return fail(ErrorCode::corrupt, "A step came back that is not under way");
   }
-  Finished finished{.step_id = returned.step.id, .logits = {}, .timings = {}};
+  const Part part = entry->second;
+  under_way_.erase(entry);
+  Submitted& step = steps_.at(part.step_id);
   const Instant started = network_.clock().now();
   if (!returned.step.outputs.empty()) {
-    PRIMA_RETURN_IF_ERROR(executor_->logits(returned.hidden, finished.logits));
+    executor_->keep_weights(node_->has_returned());
+    PRIMA_RETURN_IF_ERROR(executor_->logits(returned.hidden, step.logits[part.index]));
   }
-  const Instant ended = network_.clock().now();
+  step.output += network_.clock().now() - started;
   for (const HopRecord& record : returned.timings) {
     const Hop& hop = route_.hops[record.hop];
-    finished.timings.hops.push_back({hop.device, hop.layers, record.waiting, record.computing});
+    step.hops[part.index].push_back({.device = hop.device,
+                                     .layers = hop.layers,
+                                     .waiting = record.waiting,
+                                     .reading = record.reading,
+                                     .computing = record.computing,
+                                     .sending = record.sending});
   }
-  finished.timings.output = ended - started;
-  finished.timings.total = ended - entry->second.submitted;
-  const double rate = entry->second.n_tokens / std::max(seconds(finished.timings.total), 1e-9);
-  under_way_.erase(entry);
+  if (--step.parts_left == 0) finish_step(part.step_id);
+  return {};
+}
+
+void RemoteRing::finish_step(std::uint64_t step_id) {
+  const auto entry = steps_.find(step_id);
+  Submitted step = std::move(entry->second);
+  steps_.erase(entry);
+  Finished finished{.step_id = step_id, .logits = std::move(step.logits.front()), .timings = {}};
+  for (std::size_t i = 1; i < step.logits.size(); ++i) {
+    finished.logits.insert(finished.logits.end(), step.logits[i].begin(), step.logits[i].end());
+  }
+  for (const auto& hops : step.hops) {
+    finished.timings.hops.insert(finished.timings.hops.end(), hops.begin(), hops.end());
+  }
+  finished.timings.output = step.output;
+  finished.timings.total = network_.clock().now() - step.at;
+  finished.timings.n_parts = static_cast<std::uint32_t>(step.hops.size());
+  if (log::is_verbose()) {
+    log::debug("{}", waterfall(step_id, step.n_tokens, finished.timings, device_names_));
+  }
+  const double rate = step.n_tokens / std::max(seconds(finished.timings.total), 1e-9);
   finished_.push_back(std::move(finished));
   control_->with_members([&](Membership& members) {
     ++members.status.steps_finished;
     members.status.tokens_per_second = rate;
   });
+}
+
+Status RemoteRing::start_waiting_parts() {
+  while (!waiting_.empty() && under_way_.size() < max_in_flight_) {
+    WaitingPart next = std::move(waiting_.front());
+    waiting_.pop_front();
+    under_way_[next.step.id] = next.part;
+    const bool more = !waiting_.empty() && under_way_.size() < max_in_flight_;
+    PRIMA_RETURN_IF_ERROR(node_->start(next.step, std::move(next.hidden), more));
+  }
   return {};
 }
 
 Status RemoteRing::submit(const compute::Step& step, std::span<const std::int32_t> tokens,
                           Instant deadline) {
   if (Status ok = check(); !ok) return give_up(std::move(ok.error()));
-  if (under_way_.contains(step.id)) {
+  if (steps_.contains(step.id)) {
     return fail(ErrorCode::invalid_argument,
                 "Step " + std::to_string(step.id) + " is under way already");
   }
-  while (under_way_.size() >= max_in_flight_) {
+  while (under_way_.size() + waiting_.size() >= max_in_flight_) {
     if (network_.clock().now() >= deadline) {
       return fail(ErrorCode::deadline_exceeded, "The ring took no step in time");
     }
@@ -318,11 +379,23 @@ Status RemoteRing::submit(const compute::Step& step, std::span<const std::int32_
   const Instant submitted = network_.clock().now();
   std::vector<float> hidden;
   PRIMA_RETURN_IF_ERROR(executor_->embed(tokens, hidden));
-  if (Status started = node_->start(step, std::move(hidden)); !started) {
-    return give_up(std::move(started.error()));
+  std::uint32_t size = options_.micro_batch;
+  if (size == 0 && cuts_steps_) {
+    size = micro_batch_tokens(step.n_tokens(), n_devices_at_work_, options_.rounds);
   }
-  under_way_[step.id] = {submitted, step.n_tokens()};
-  while (node_->ready()) PRIMA_RETURN_IF_ERROR(work(network_.clock().now()));
+  std::vector<compute::Step> parts = cut(step, size == 0 ? step.n_tokens() : size);
+  steps_[step.id] = {.at = submitted,
+                     .n_tokens = step.n_tokens(),
+                     .parts_left = parts.size(),
+                     .logits = std::vector<std::vector<float>>(parts.size()),
+                     .hops = std::vector<std::vector<HopTiming>>(parts.size())};
+  auto column = hidden.begin();
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const auto end = column + static_cast<std::ptrdiff_t>(parts[i].n_tokens() * shape_.n_embd);
+    parts[i].id = next_part_id_++;
+    waiting_.push_back({{step.id, i}, std::move(parts[i]), {column, end}});
+    column = end;
+  }
   return {};
 }
 
@@ -343,8 +416,7 @@ Result<Ring::Finished> RemoteRing::next(Instant deadline) {
 
 Status RemoteRing::reset(Instant) {
   if (Status ok = check(); !ok) return give_up(std::move(ok.error()));
-  under_way_.clear();
-  finished_.clear();
+  drop_steps();
   node_->advance_epoch(++epoch_);
   control_->set_epoch(epoch_);
   executor_->rest();

@@ -49,14 +49,28 @@ class RemoteRing final : public Ring {
   Status submit(const compute::Step& step, std::span<const std::int32_t> tokens,
                 Instant deadline) override;
   Result<Finished> next(Instant deadline) override;
-  std::size_t in_flight() const override { return under_way_.size() + finished_.size(); }
+  std::size_t in_flight() const override { return steps_.size() + finished_.size(); }
   Status reset(Instant deadline) override;
   RingDescription describe() const override;
 
  private:
-  struct UnderWay {
-    Instant submitted;
+  // A step that was submitted. Its parts travel as steps of their own.
+  struct Submitted {
+    Instant at;
     std::uint32_t n_tokens = 0;
+    std::size_t parts_left = 0;
+    std::vector<std::vector<float>> logits;  // by part
+    std::vector<std::vector<HopTiming>> hops;
+    Duration output{};
+  };
+  struct Part {
+    std::uint64_t step_id = 0;
+    std::size_t index = 0;  // in its step
+  };
+  struct WaitingPart {
+    Part part;
+    compute::Step step;
+    std::vector<float> hidden;
   };
 
   RemoteRing(transport::Network& network, RingOptions options);
@@ -65,6 +79,7 @@ class RemoteRing final : public Ring {
   Status gather();
   Status assign(const ModelSummary& model);
   Status load(const ExecutorFactory& make_executor);
+  void choose_how_steps_travel();
   Status link();
 
   // Waits for news until `done` holds. Fails with deadline_exceeded, cancelled, or why the ring
@@ -75,7 +90,10 @@ class RemoteRing final : public Ring {
 
   // Takes what has come and computes one hop, or waits for something to come.
   Status work(Instant deadline);
-  Status finish(Node::Returned returned);
+  Status start_waiting_parts();
+  Status finish_part(Node::Returned returned);
+  void finish_step(std::uint64_t step_id);
+  void drop_steps();
   Status check();
   tl::unexpected<Error> give_up(Error error);
 
@@ -95,7 +113,12 @@ class RemoteRing final : public Ring {
   Bytes own_loaded_ = 0;
   Bytes own_to_load_ = 0;
   Instant next_progress_{};
-  std::map<std::uint64_t, UnderWay> under_way_;
+  std::uint32_t n_devices_at_work_ = 1;
+  bool cuts_steps_ = true;
+  std::map<std::uint64_t, Submitted> steps_;
+  std::map<std::uint64_t, Part> under_way_;  // by the id under which it travels
+  std::deque<WaitingPart> waiting_;          // for room
+  std::uint64_t next_part_id_ = 1;
   std::deque<Finished> finished_;
   std::optional<Error> failed_;
   std::unique_ptr<HeadControl>

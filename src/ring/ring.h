@@ -32,17 +32,20 @@ namespace prima::ring {
 struct HopTiming {
   std::uint32_t device = 0;  // index into RingDescription::devices
   compute::LayerRange layers;
-  Duration waiting{};    // from arrival on the device until its computing began
-  Duration computing{};  // reading of streamed weights included
+  Duration waiting{};  // from arrival on the device until its turn came
+  Duration reading{};  // waits for weights from disk
+  Duration computing{};
+  Duration sending{};  // packing for the link; the way itself is in StepTimings::travelling()
 };
 
 // Durations, measured where they happened: the devices' clocks need not agree.
 struct StepTimings {
   Duration total{};             // from submit to the result
-  std::vector<HopTiming> hops;  // in the order in which they ran
+  std::vector<HopTiming> hops;  // in the order in which they ran; of a step in parts, part by part
   Duration output{};            // the output layer
+  std::uint32_t n_parts = 1;    // that travelled apart
 
-  // What the hops do not explain: serialization, encryption and the links.
+  // What the hops do not explain: encryption and the links. Zero where a step's parts overlapped.
   Duration travelling() const;
 };
 
@@ -64,10 +67,11 @@ class Ring {
  public:
   virtual ~Ring() = default;
 
-  // Starts a step round the ring; its tokens stay on this device. Where as many steps are in the
-  // ring as its devices have memory for, works on those until one is finished or `deadline` has
-  // come (deadline_exceeded: the step was not taken). KV operations of a step on a sequence that
-  // has steps in flight act on those too: the caller waits for them first where that matters.
+  // Takes a step, which sets out round the ring at the next call; its tokens stay on this device. A
+  // step of many tokens travels in parts, so that all devices have work. Where as much is in the
+  // ring as its devices have memory for, works on that until there is room or `deadline` has come
+  // (deadline_exceeded: the step was not taken). KV operations of a step on a sequence that has
+  // steps in flight act on those too: the caller waits for them first where that matters.
   virtual Status submit(const compute::Step& step, std::span<const std::int32_t> tokens,
                         Instant deadline) = 0;
 
@@ -106,10 +110,10 @@ struct RingOptions {
   std::uint32_t n_workers = 0;         // 0: this device alone
   std::vector<std::uint32_t> windows;  // layers per device and round, head first; empty: even split
   std::uint32_t rounds = 1;
-  std::uint32_t private_layers = 0;     // the first and last N layers run on the head
-  ggml_type link_type = GGML_TYPE_F32;  // of hidden states on links: F32, F16 or Q8_0
-  bool waves = false;                   // steps in flight pass a round together (streaming devices)
+  std::uint32_t private_layers = 0;       // the first and last N layers run on the head
+  ggml_type link_type = GGML_TYPE_F32;    // of hidden states on links: F32, F16 or Q8_0
   std::uint32_t max_steps_in_flight = 0;  // 0: two per device
+  std::uint32_t micro_batch = 0;          // tokens that travel at once; 0: what suits the ring
   compute::ExecutorOptions executor;      // `windows` and `is_head` are filled in by the ring
   std::string device_name;                // empty: the host's name
   std::filesystem::path key_file;         // empty: the user's own

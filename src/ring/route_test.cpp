@@ -69,7 +69,9 @@ TEST(WaveOrder, LetsAllPassARoundBeforeOneEntersTheNext) {
   EXPECT_FALSE(waves.may_enter(0));  // closed
   EXPECT_TRUE(waves.may_enter(1));
   EXPECT_FALSE(waves.may_enter(2));  // step 2 is still in round 0
+  EXPECT_TRUE(waves.has_behind(1));
   waves.entered(2, 1);
+  EXPECT_FALSE(waves.has_behind(1));
   EXPECT_TRUE(waves.may_enter(2));
   waves.entered(1, 2);
   EXPECT_FALSE(waves.may_enter(0));  // step 2 has not entered the last round

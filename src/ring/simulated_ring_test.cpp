@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "ring/local_ring.h"
+#include "ring/micro_batch.h"
 #include "ring/test_driver.h"
 #include "ring/test_ring.h"
 
@@ -37,15 +38,19 @@ std::vector<DriverSequence> some_sequences(Dice& dice) {
   return sequences;
 }
 
-// Any number of devices, rounds, uneven windows (zeros too), steps in flight; with waves or
-// without.
+// Any number of devices, rounds, uneven windows (zeros too), steps in flight, tokens travelling at
+// once; some devices stream.
 SimulatedRingOptions some_ring(Dice& dice) {
   SimulatedRingOptions options;
   options.n_layer = 3 + dice.roll(14);
   options.ring = fake_ring_options(1 + dice.roll(3));
   RingOptions& ring = options.ring;
   ring.rounds = 1 + dice.roll(std::min(4u, options.n_layer));
-  ring.waves = dice.coin();
+  for (std::uint32_t device = 0; device <= ring.n_workers; ++device) {
+    if (dice.roll(4) == 0) options.streaming.insert(device);
+  }
+  options.read_time = microseconds(500);
+  ring.micro_batch = dice.coin() ? 1 + dice.roll(8) : 0;
   ring.max_steps_in_flight = dice.roll(9);
   ring.private_layers = dice.roll(3) == 0 ? 1 : 0;
   const std::uint32_t n_shared = options.n_layer - 2 * ring.private_layers;
@@ -134,6 +139,67 @@ TEST(SimulatedRing, GeneratesSequencesSideBySide) {
     return rate;
   };
   EXPECT_GE(tokens_per_second(4), 3.6 * tokens_per_second(1));
+}
+
+// A prompt of one step is cut, so that it takes little more than its share of each device's time.
+TEST(SimulatedRing, CutsAPromptSoThatAllDevicesCompute) {
+  constexpr std::uint32_t kTokens = 512;
+  constexpr std::uint32_t kDevices = 4;
+  SimulatedRingOptions options = timed_ring(kDevices);
+  options.ring.executor.n_ctx = 1024;
+  options.ring.executor.max_tokens = kTokens;
+  const auto time_of = [](std::uint32_t n_tokens) {
+    return Duration(static_cast<Duration::rep>(1e6 * (kStepCostTokens + n_tokens)));  // 1 ms each
+  };
+  options.cost = [&](std::uint32_t, compute::LayerRange, std::uint32_t n) { return time_of(n); };
+  const DriverSequence prompt{.prompt = std::vector<std::int32_t>(kTokens, 5), .n_decode = 1};
+  const auto prefill = [&](std::uint32_t micro_batch) {
+    options.ring.micro_batch = micro_batch;
+    std::pair<DriverResult, Duration> outcome;
+    SimulatedWorld world;
+    world.run([&] {
+      SimulatedWorkers workers(world, options);
+      const auto ring = workers.form().value();
+      const Instant started = world.clock().now();
+      outcome.first = RingDriver(*ring, world.clock(), {.micro_batch = kTokens, .n_ctx = 1024})
+                          .generate({prompt})
+                          .value();
+      outcome.second = world.clock().now() - started;
+    });
+    return outcome;
+  };
+  const auto [whole, whole_time] = prefill(kTokens);
+  const auto [chosen, chosen_time] = prefill(0);
+  EXPECT_EQ(chosen, whole);
+  EXPECT_GE(whole_time, kDevices * time_of(kTokens));
+  EXPECT_LE(seconds(chosen_time), 0.45 * seconds(whole_time));
+  for (const std::uint32_t other : {16u, 32u, 64u, 128u, 256u}) {
+    EXPECT_LE(seconds(chosen_time), 1.02 * seconds(prefill(other).second)) << other;
+  }
+}
+
+TEST(SimulatedRing, ReadsAWindowOnceForAllStepsOfAWave) {
+  for (const std::uint32_t first_windows : {3u, 0u}) {  // steps set out at the head, or at a worker
+    SimulatedRingOptions options = timed_ring(3);
+    options.ring.rounds = 2;
+    options.ring.windows = {first_windows, 2, 1};
+    options.streaming = {1, 2};
+    SimulatedWorld world;
+    world.run([&] {
+      SimulatedWorkers workers(world, options);
+      const auto ring = workers.form().value();
+      RingDriver driver(*ring, world.clock());
+      const DriverSequence sequence{.prompt = {1, 2, 3}, .n_decode = 6};
+      ASSERT_TRUE(driver.generate(std::vector<DriverSequence>(4, sequence)));
+      // Six waves of four steps, two windows on each of two devices.
+      EXPECT_EQ(workers.reads.size(), 6u * 2 * 2) << first_windows;
+      EXPECT_EQ(driver.last_timings.hops.back().reading, Duration()) << first_windows;
+      workers.reads.clear();
+      ASSERT_TRUE(driver.generate({sequence}));
+      EXPECT_EQ(workers.reads.size(), 6u * 2 * 2) << first_windows;
+      EXPECT_EQ(driver.last_timings.hops.back().reading, options.read_time) << first_windows;
+    });
+  }
 }
 
 TEST(SimulatedRing, TellsWhereAStepSpentItsTime) {

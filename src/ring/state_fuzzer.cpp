@@ -79,12 +79,10 @@ void drive_node(FuzzedDataProvider& input) {
   for (const auto& [from, to] : links_of(route)) {
     if (from == device) links[to] = std::make_unique<NullLink>();
   }
-  Node node({.shape = shape,
-             .route = route,
-             .device = device,
-             .device_names = {"head", "one", "two"},
-             .waves = input.ConsumeBool()},
-            executor, clock, std::move(links));
+  Node node(
+      {.shape = shape, .route = route, .device = device, .device_names = {"head", "one", "two"}},
+      executor, clock, std::move(links));
+  node.set_waves(input.ConsumeBool());
   if (!node.open_links()) return;
 
   std::map<std::uint32_t, std::uint64_t> serials;  // the next of each sender
@@ -123,6 +121,8 @@ void drive_node(FuzzedDataProvider& input) {
         } else if (kind > 0) {
           header.step = steps.emplace_back(some_step(input));
         }
+        header.waves = input.ConsumeBool();
+        header.more = input.ConsumeBool();
         header.timings.resize(input.ConsumeIntegralInRange(0, 8));
         const std::uint32_t columns = header.step ? shape.columns(header.hop, *header.step) : 0;
         const std::size_t size = input.ConsumeIntegralInRange(0, 31) == 0

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,9 @@ struct SimulatedRingOptions {
   RingOptions ring;  // n_workers workers are made
   // The time that a device takes for a hop.
   std::function<Duration(std::uint32_t device, compute::LayerRange, std::uint32_t n_tokens)> cost;
+  // Devices that read their windows from disk, and how long that takes.
+  std::set<std::uint32_t> streaming;
+  Duration read_time = std::chrono::milliseconds(50);
 };
 
 inline ModelSummary fake_model(std::uint32_t n_layer) {
@@ -74,7 +78,11 @@ class SimulatedWorkers {
                options.n_ctx = assignment.n_ctx;
                return make_executor(assignment.device, options);
              },
-             .on_status = [this, i](const WorkerStatus& status) { statuses[i] = status; }})
+             .on_status =
+                 [this, i](const WorkerStatus& status) {
+                   statuses[i] = status;
+                   if (on_state) on_state(i, status.state);
+                 }})
             .value();
     running.thread =
         network.start_thread("worker", [worker = running.worker.get()] { worker->run(); });
@@ -83,10 +91,18 @@ class SimulatedWorkers {
 
   std::unique_ptr<compute::Executor> make_executor(std::uint32_t device,
                                                    const compute::ExecutorOptions& options) {
-    return std::make_unique<FakeExecutor>(
+    auto executor = std::make_unique<FakeExecutor>(
         options, options_.n_layer, [this, device](compute::LayerRange layers, std::uint32_t n) {
           if (options_.cost) world_.sleep(options_.cost(device, layers, n));
         });
+    if (options_.streaming.contains(device)) {
+      executor->read_time = options_.read_time;
+      executor->on_read = [this, device](compute::LayerRange layers) {
+        reads.emplace_back(device, layers);
+        world_.sleep(options_.read_time);
+      };
+    }
+    return executor;
   }
 
   Result<std::unique_ptr<RemoteRing>> form() { return form(options_.ring); }
@@ -102,7 +118,9 @@ class SimulatedWorkers {
   }
 
   std::function<Status(const Assignment&)> on_load;
+  std::function<void(std::uint32_t worker, WorkerStatus::State)> on_state;
   std::map<std::uint32_t, WorkerStatus> statuses;
+  std::vector<std::pair<std::uint32_t, compute::LayerRange>> reads;  // by device
 
  private:
   struct Running {

@@ -22,6 +22,10 @@ class WaveOrder {
   explicit WaveOrder(std::uint32_t last_round) : last_round_(last_round) {}
 
   bool may_enter(std::uint32_t round) const;
+
+  // Whether steps of the wave have yet to enter this round. Of the first round nobody knows; waves
+  // are mostly as large as the one before.
+  bool has_behind(std::uint32_t round) const;
   void entered(std::uint64_t step, std::uint32_t round);
   void clear();
 
@@ -29,6 +33,8 @@ class WaveOrder {
   const std::uint32_t last_round_;
   std::map<std::uint64_t, std::uint32_t> inside_;  // steps that have not entered the last round yet
   bool closed_ = false;
+  std::size_t size_ = 0;       // of this wave so far
+  std::size_t last_size_ = 0;  // of the one before
 };
 
 }  // namespace prima::ring

@@ -190,8 +190,7 @@ Status Worker::serve(const Assignment& assignment, const transport::Endpoint& he
                 .link_type = assignment.link_type},
       .route = assignment.route,
       .device = assignment.device,
-      .device_names = assignment.device_names,
-      .waves = assignment.waves};
+      .device_names = assignment.device_names};
   Node node(std::move(options), *executor, network_.clock(), std::move(links));
   control.report(assignment.session, [&node] { return node.progress(); });
   set_state(WorkerStatus::State::linking);
