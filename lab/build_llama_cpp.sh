@@ -9,11 +9,11 @@ set -euo pipefail
 
 source=$(llama_cpp_dir)
 build=$(cache_dir)/llama.cpp-programs-$LLAMA_CPP_VERSION
-programs="llama-bench ggml-rpc-server"
+programs="llama-completion ggml-rpc-server"
 llama_cpp_is_here || fail "llama.cpp's source is not at $source. Run tools/setup.sh, which fetches it."
 
 if [ ! -e "$build/complete" ]; then
-  say "Building llama.cpp's llama-bench and ggml-rpc-server (once, some minutes)" >&2
+  say "Building llama.cpp's llama-completion and ggml-rpc-server (once, some minutes)" >&2
   mkdir -p "$build"
   launchers=()
   if command -v ccache >/dev/null; then

@@ -13,7 +13,7 @@ tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$tools/fetch.sh"
 
 DEBIAN_PACKAGES="
-  ca-certificates ccache cmake g++ git make ninja-build pkg-config
+  ca-certificates ccache cmake g++ git iproute2 make ninja-build pkg-config python3
   cppzmq-dev flatbuffers-compiler libasio-dev libcli11-dev libexpected-dev libflatbuffers-dev libsodium-dev
   libspdlog-dev libtomlplusplus-dev liburing-dev libzmq3-dev
   libbenchmark-dev libgmock-dev libgtest-dev"

@@ -1,0 +1,134 @@
+"""The lab: a home cluster of emulated devices on this machine.
+
+    python3 lab check CLUSTER.toml                   builds it and measures every limit
+    python3 lab run CLUSTER.toml DEVICE=COMMAND ...  runs a command on each device, until the last named ends
+    python3 lab bench SCENARIO ...                   measures scenarios (lab/scenarios/, or files)
+    python3 lab clean                                removes what a killed lab left
+
+In COMMAND, {NAME} is the address of device NAME. Needs root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+
+import limits
+import sweep
+from bench import Options, measure, say
+from cluster_file import ClusterFileError, read_cluster
+from household import DEFAULT_NAME, DEFAULT_PARENT, DEFAULT_RELAY, HERE, Household, LabError
+from models import Models
+from report import terminal_table, write_report
+from scenario import find_scenario, read_scenario
+from systems import SLOW
+
+
+def check(home: Household, _: argparse.Namespace) -> int:
+    print(f"{'':36} {'asked':>12} {'measured':>12}")
+    wrong = 0
+    for comparison in limits.check_all(home):
+        print(comparison.line(), flush=True)
+        wrong += abs(comparison.ratio - 1) > 0.1
+    return 1 if wrong else 0
+
+
+def run(home: Household, arguments: argparse.Namespace) -> int:
+    addresses = {device.name: home.address(device.name) for device in home.cluster.devices}
+    processes = []
+    for assignment in arguments.commands:
+        device, _, command = assignment.partition("=")
+        if device not in addresses:
+            raise LabError(f"no device is called {device!r}; they are {', '.join(addresses)}")
+        for name, address in addresses.items():
+            command = command.replace("{" + name + "}", address)
+        processes.append(home.start(device, shlex.split(command)))
+    return processes[-1].wait()
+
+
+def llama_cpp_programs() -> pathlib.Path:
+    """Their folder; they are built where they are not there."""
+    built = subprocess.run([str(HERE / "build_llama_cpp.sh")], stdout=subprocess.PIPE, text=True, check=False)
+    if built.returncode != 0:
+        raise LabError("llama.cpp's programs could not be built; --only-prima leaves them out")
+    return pathlib.Path(built.stdout.strip())
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    scenarios = [read_scenario(find_scenario(name)) for name in arguments.scenarios]
+    if arguments.only_prima:
+        scenarios = [dataclasses.replace(scenario, systems=tuple(s for s in scenario.systems if s not in SLOW))
+                     for scenario in scenarios]
+    rivals = any(system in SLOW for scenario in scenarios for system in scenario.systems)
+    options = Options(arguments.name, arguments.folder, arguments.relay, arguments.prima.resolve(),
+                      llama_cpp_programs() if rivals else None)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    models = Models(options.prima, arguments.folder / f"{arguments.name}-models", arguments.model)
+    with models:
+        for scenario in scenarios:
+            say(f"== {scenario.name}: {scenario.cluster.name}")
+            result = measure(scenario, models, options)
+            path = arguments.output / f"{scenario.name}.json"
+            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            print(terminal_table(result), flush=True)
+            failed += any("failed" in run for run in result["runs"] if run["system"] not in SLOW)
+            failed += any(run.get("tokens_right") is False for run in result["runs"])
+    write_report(arguments.output, arguments.output / "benchmarks.md")
+    say(f"results: {arguments.output}/benchmarks.md, *.json and *.svg")
+    return 1 if failed else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="lab", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--name", default=DEFAULT_NAME, help="of namespaces, cgroups and folder; one lab at a time")
+    parser.add_argument("--folder", type=pathlib.Path, default=DEFAULT_PARENT, help="where the devices' files lie")
+    parser.add_argument("--relay", type=pathlib.Path, default=DEFAULT_RELAY, help="the built lab_relay")
+    verbs = parser.add_subparsers(required=True, dest="verb")
+    verbs.add_parser("clean")
+    for verb in (check, run):
+        part = verbs.add_parser(verb.__name__)
+        part.set_defaults(action=verb)
+        part.add_argument("cluster", type=pathlib.Path)
+        if verb is run:
+            part.add_argument("commands", nargs="+", metavar="DEVICE=COMMAND")
+    part = verbs.add_parser("bench")
+    part.add_argument("scenarios", nargs="+", metavar="SCENARIO")
+    part.add_argument("--model", type=pathlib.Path, help="a GGUF file to measure instead of the scenario's model")
+    part.add_argument("--prima", type=pathlib.Path, default=HERE.parent / "build/release/prima")
+    part.add_argument("--output", type=pathlib.Path, default=HERE.parent / "build/lab", help="a folder for the results")
+    part.add_argument("--only-prima", action="store_true", help="leave llama.cpp out")
+    arguments = parser.parse_args()
+
+    def leave(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+    try:
+        if arguments.verb == "clean":
+            left = [what for name in (arguments.name, f"{arguments.name}-models")
+                    for what in sweep.sweep(name, arguments.folder / name)]
+            print("\n".join(f"lab: could not remove {what}" for what in left), end="", file=sys.stderr)
+            return 1 if left else 0
+        if arguments.verb == "bench":
+            return bench(arguments)
+        with Household(read_cluster(arguments.cluster), arguments.name, arguments.folder, arguments.relay) as home:
+            for what in home.not_emulated:
+                print(f"lab: not emulated: {what}", file=sys.stderr)
+            return arguments.action(home, arguments)
+    except (ClusterFileError, LabError) as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

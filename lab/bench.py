@@ -1,0 +1,235 @@
+"""Measures a scenario: builds its household, runs its systems in turns, cold and warm, and gathers what
+they and the kernel say into one JSON object (docs/benchmarks.md is written from those).
+
+Not thread-safe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+
+import faults
+import planning
+from household import Household, LabError
+from models import Models
+from observation import Observation
+from planning import Reference
+from scenario import Scenario
+from systems import SLOW, SYSTEMS, Bench, Plan, even_plan
+
+# A run that other programs or the host disturbed is thrown out and made again, so often.
+ATTEMPTS = 3
+REFERENCE_PROMPT = 128
+
+
+@dataclass(frozen=True)
+class Options:
+    name: str
+    parent: pathlib.Path
+    relay: pathlib.Path
+    prima: pathlib.Path
+    llama_cpp: pathlib.Path | None
+
+
+def say(text: str) -> None:
+    print(f"lab: {text}", file=sys.stderr, flush=True)
+
+
+def machine() -> dict:
+    with open("/proc/cpuinfo", encoding="utf-8") as lines:
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    with open("/proc/meminfo", encoding="utf-8") as lines:
+        memory = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemTotal"))
+    return {"processor": names[0] if names else platform.processor(), "cores": len(os.sched_getaffinity(0)),
+            "memory_bytes": memory, "kernel": platform.release()}
+
+
+def available_memory() -> int:
+    with open("/proc/meminfo", encoding="utf-8") as lines:
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+
+
+def prompt_text(tokens: int, tokens_per_word: float = 1.0) -> str:
+    """About so many tokens, one of them the beginning's."""
+    return " ".join(["a"] * max(1, round((tokens - 1) / tokens_per_word)))
+
+
+def _run_alone(prima: pathlib.Path, model: pathlib.Path, context: int, prompt: str, tokens: int) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        report = pathlib.Path(folder) / "report.json"
+        done = subprocess.run(
+            [str(prima), "run", "-m", str(model), "-c", str(context), "--raw", "-p", prompt, "-n", str(tokens),
+             "--temp", "0", "--ignore-eos", "--threads", str(len(os.sched_getaffinity(0))), "--json", str(report)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False, timeout=900)
+        if done.returncode != 0:
+            raise LabError(f"prima run, without limits: {done.stderr.strip()[-500:]}")
+        return json.loads(report.read_text(encoding="utf-8"))
+
+
+def measure_reference(prima: pathlib.Path, model: pathlib.Path, scenario: Scenario, planned: dict,
+                      ) -> tuple[Reference | None, dict[int, str]]:
+    """The model in memory, where there is enough, and the texts of the prompts."""
+    if available_memory() < 1.15 * model.stat().st_size:
+        return None, {length: prompt_text(length) for length in scenario.prompts}
+    length = min(REFERENCE_PROMPT, scenario.context // 2)
+    longer = _run_alone(prima, model, scenario.context, prompt_text(length), scenario.tokens)
+    tokens_per_word = (longer["prompt_tokens"] - 1) / (length - 1)
+    prompts = {asked: prompt_text(asked, tokens_per_word) for asked in scenario.prompts}
+    answer = _run_alone(prima, model, scenario.context, prompts[scenario.prompts[0]], scenario.tokens)
+    return Reference(tpot_ms=min(longer["tpot_ms"], answer["tpot_ms"]),
+                     prefill_tokens_per_second=longer["prefill_tokens_per_second"],
+                     weight_bytes=planning.weight_bytes(planned), tokens=tuple(answer["tokens"])), prompts
+
+
+class Measurement:
+    def __init__(self, scenario: Scenario, model: pathlib.Path, options: Options):
+        self.scenario = scenario
+        self.model = model
+        self.options = options
+        self.commands: list[str] = []
+
+    def plan_for(self, scenario: Scenario, reference: Reference | None) -> dict:
+        with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
+            file.write(planning.rated_cluster_file(scenario, reference))
+            file.flush()
+            return planning.ask_plan(self.options.prima, pathlib.Path(file.name), self.model, scenario.context)
+
+    def household(self, scenario: Scenario) -> Household:
+        return Household(scenario.cluster, self.options.name, self.options.parent, self.options.relay)
+
+    def bench(self, home: Household, scenario: Scenario, plan: Plan) -> Bench:
+        return Bench(home=home, scenario=scenario, prima=self.options.prima, llama_cpp=self.options.llama_cpp,
+                     prompts=self.prompts, plan=plan, n_layer=self.planned["n_layer"], commands=self.commands)
+
+    def run(self) -> dict:
+        begin = time.monotonic()
+        scenario = self.scenario
+        unrated = self.plan_for(scenario, None)
+        self.reference, self.prompts = measure_reference(self.options.prima, self.model, scenario, unrated)
+        self.planned = self.plan_for(scenario, self.reference)
+        plan = planning.hand_plan(self.planned)
+        result = {
+            "version": 1, "scenario": scenario.name, "title": scenario.cluster.name,
+            "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+            "machine": machine(), "model": {"name": self.planned["model"], "bytes": self.model.stat().st_size,
+                                            "weight_bytes": planning.weight_bytes(self.planned)},
+            "devices": [dataclasses.asdict(device) for device in scenario.cluster.devices],
+            "network": self._network(), "copies": scenario.copies, "context": scenario.context,
+            "reference": dataclasses.asdict(self.reference) if self.reference else None,
+            "plan": {"devices": plan.devices, "windows": plan.windows, "rounds": plan.rounds,
+                     "predicted_tpot_ms": plan.predicted_tpot_ms,
+                     "timeline": {device["name"]: device["timeline"] for device in self.planned["devices"]}},
+        }
+        with self.household(scenario) as home:
+            home.place_model(self.model, scenario.copies == "own")
+            bench = self.bench(home, scenario, plan)
+            result["runs"] = self._in_turns(bench, scenario.systems)
+            result["limit_tpot_ms"] = self._limit(scenario, result["runs"])
+            result["sweeps"] = {"rounds": self._rounds(bench)}
+            if scenario.stall:
+                bench.answer_begins_seconds = self._begin_seconds(result["runs"])
+                result["faults"] = faults.measure(bench, scenario.stall)
+            result["not_emulated"] = home.not_emulated
+        result["frames"] = home.frames
+        result["sweeps"]["memories"] = self._memories(scenario)
+        result["commands"] = self.commands
+        result["seconds"] = time.monotonic() - begin
+        return result
+
+    def _network(self) -> dict:
+        cluster = self.scenario.cluster
+        link = next(iter(cluster.links.values()), None)
+        return {"one_way_ms": link.one_way_ms, "mbit_per_second": link.bytes_per_second * 8 / 1e6,
+                "shared": link.shared, "jitter_ms": cluster.jitter_ms,
+                "loss_percent": cluster.loss_percent} if link else {}
+
+    def _in_turns(self, bench: Bench, systems: tuple[str, ...]) -> list[dict]:
+        runs = []
+        repetitions = {system: self.scenario.slow_repetitions if system in SLOW else self.scenario.repetitions
+                       for system in systems}
+        for repetition in range(max(repetitions.values())):
+            order = systems if repetition % 2 == 0 else tuple(reversed(systems))
+            for system in order:
+                if repetition < repetitions[system]:
+                    runs += self.observe(bench, system, cold=repetition == 0, repetition=repetition)
+        return runs
+
+    def observe(self, bench: Bench, system: str, cold: bool, repetition: int = 0) -> list[dict]:
+        """One run, and those before it that were disturbed. The last of them counts."""
+        runs: list[dict] = []
+        for _ in range(ATTEMPTS):
+            with Observation(bench.home) as seen:
+                try:
+                    figures = SYSTEMS[system](bench, cold)
+                except LabError as error:
+                    figures = {"failed": str(error)}
+            run = {"system": system, "repetition": repetition, "cold": cold, "seconds": seen.seconds,
+                   "stolen": seen.stolen, "foreign": seen.foreign, "disturbed": seen.disturbed(),
+                   "thrown_out": False, "devices": seen.devices, **figures}
+            if "tokens" in run and self.reference and run["tokens"]:
+                right = self.reference.tokens[:len(run["tokens"])]
+                run["tokens_right"] = tuple(run["tokens"]) == right
+            runs.append(run)
+            self._say(run)
+            if "failed" in run or not run["disturbed"]:
+                break
+        for run in runs[:-1]:
+            run["thrown_out"] = True
+        return runs
+
+    @staticmethod
+    def _say(run: dict) -> None:
+        what = run.get("failed") or (f"TPOT {run['tpot_ms']:.0f} ms, TTFT "
+                                     + ", ".join(f"{ms:.0f} ms ({n} tokens)" for n, ms in run["ttft_ms"].items()))
+        wrong = "; WRONG TOKENS" if run.get("tokens_right") is False else ""
+        noise = f"; disturbed ({run['stolen']:.0%} stolen, {run['foreign']:.0%} others)" if run["disturbed"] else ""
+        say(f"{run['system']}, {'cold' if run['cold'] else 'warm'}: {what}{wrong}{noise} [{run['seconds']:.0f} s]")
+
+    @staticmethod
+    def _begin_seconds(runs: list[dict]) -> float:
+        """Of the slowest ring so far, and two tokens later."""
+        return max((run["start_ms"] + next(iter(run["ttft_ms"].values())) + 2 * run["tpot_ms"]) / 1000
+                   for run in runs if "start_ms" in run)
+
+    def _limit(self, scenario: Scenario, runs: list[dict]) -> float:
+        kv_cache = next((run["kv_cache_bytes"] for run in runs if "kv_cache_bytes" in run), 0)
+        return planning.limit_ms(scenario.cluster, planning.weight_bytes(self.planned), kv_cache, self.reference)
+
+    def _rounds(self, bench: Bench) -> list[dict]:
+        found = []
+        plan = bench.plan
+        for rounds in self.scenario.rounds:
+            bench.plan = even_plan(self.scenario, bench.n_layer, rounds)
+            say(f"{rounds} rounds of {bench.plan.windows[0]} layers")
+            found.append({"rounds": rounds, "windows": bench.plan.windows,
+                          "runs": self.observe(bench, "prima", cold=False)})
+        bench.plan = plan
+        return found
+
+    def _memories(self, scenario: Scenario) -> list[dict]:
+        found = []
+        for memory in scenario.memories:
+            say(f"{memory / 2**30:g} GiB of memory")
+            sized = planning.with_memory(scenario, memory)
+            planned = self.plan_for(sized, self.reference)
+            with self.household(sized) as home:
+                home.place_model(self.model, scenario.copies == "own")
+                bench = self.bench(home, sized, planning.hand_plan(planned))
+                runs = [run for system in scenario.systems for run in self.observe(bench, system, cold=True)]
+            found.append({"memory_bytes": memory, "predicted_tpot_ms": bench.plan.predicted_tpot_ms,
+                          "limit_tpot_ms": self._limit(sized, runs), "runs": runs})
+        return found
+
+
+def measure(scenario: Scenario, models: Models, options: Options) -> dict:
+    return Measurement(scenario, models.path(scenario.model), options).run()

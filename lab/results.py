@@ -1,0 +1,69 @@
+"""What the JSON of a scenario says, for tables and drawings. Pure functions."""
+
+from __future__ import annotations
+
+from figures import ratio_interval, summary
+
+TITLES = {"prima": "Prima", "prima-alone": "Prima, best device alone", "llama.cpp": "llama.cpp, mmap",
+          "llama.cpp-rpc": "llama.cpp, RPC servers", "prima-serve": "Prima, as a server"}
+
+
+def shown_title(system: str) -> str:
+    return TITLES.get(system, system)
+
+
+def counted(result: dict) -> list[dict]:
+    """The runs that were not thrown out."""
+    return [run for run in result["runs"] if not run["thrown_out"]]
+
+
+def of_system(result: dict, system: str) -> list[dict]:
+    return [run for run in counted(result) if run["system"] == system and "failed" not in run]
+
+
+def failures(result: dict, system: str) -> list[str]:
+    return [run["failed"] for run in counted(result) if run["system"] == system and "failed" in run]
+
+
+def values(result: dict, system: str, key: str, cold: bool | None = None) -> list[float]:
+    return [run[key] for run in of_system(result, system)
+            if run.get(key) is not None and cold in (None, run["cold"])]
+
+
+def spread(result: dict, system: str, key: str, cold: bool | None = None) -> dict | None:
+    return summary(values(result, system, key, cold))
+
+
+def median(result: dict, system: str, key: str) -> float | None:
+    found = spread(result, system, key)
+    return found["median"] if found else None
+
+
+def ttft(result: dict, system: str) -> dict[int, dict]:
+    """By prompt length."""
+    found: dict[int, list[float]] = {}
+    for run in of_system(result, system):
+        for length, milliseconds in run["ttft_ms"].items():
+            found.setdefault(int(length), []).append(milliseconds)
+    return {length: summary(times) for length, times in sorted(found.items())}
+
+
+def paired(result: dict, ours: str, theirs: str) -> dict | None:
+    """How many times longer their tokens take, over repetitions in which both were measured."""
+    by_repetition = [{run["repetition"]: run["tpot_ms"] for run in of_system(result, system)} for system in (ours, theirs)]
+    both = sorted(set(by_repetition[0]) & set(by_repetition[1]))
+    return ratio_interval([by_repetition[0][r] for r in both], [by_repetition[1][r] for r in both])
+
+
+def thrown_out(result: dict) -> int:
+    return sum(run["thrown_out"] for run in result["runs"])
+
+
+def disturbed(result: dict) -> int:
+    """Runs that count although the machine was disturbed in each attempt."""
+    return sum(run["disturbed"] for run in counted(result) if "failed" not in run)
+
+
+def sweep_points(result: dict) -> list[dict]:
+    """Over memory, least first."""
+    return sorted(result["sweeps"]["memories"], key=lambda point: point["memory_bytes"])

@@ -1,0 +1,238 @@
+"""How each system that can be measured is run in a household, and what it says of itself.
+
+A system is a function `(bench, cold) -> dict`: it starts its programs, has them answer, ends them, and
+returns figures: `tpot_ms`, `ttft_ms` (by prompt length), `start_ms` (until it could take a prompt), and
+`tokens` where it tells them. Another system is one more such function in SYSTEMS.
+
+Not thread-safe.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+import re
+import subprocess
+import time
+from dataclasses import dataclass, field
+
+from cluster_file import Device
+from household import Household, LabError
+from scenario import Scenario
+
+PORT = 47000
+RPC_PORT = 50052
+# A ring that has not formed, or a system that has not answered, by then has failed.
+FORMING_SECONDS = 120
+ANSWER_SECONDS = 900
+
+
+@dataclass
+class Bench:
+    """What a system needs to know of the measurement."""
+
+    home: Household
+    scenario: Scenario
+    prima: pathlib.Path
+    llama_cpp: pathlib.Path | None  # the folder of its programs
+    prompts: dict[int, str]  # texts, by the number of tokens asked for
+    plan: Plan
+    n_layer: int
+    commands: list[str] = field(default_factory=list)  # as run, each once
+    answer_begins_seconds: float = 0  # after a ring was started: its first tokens are there
+
+    def note(self, device: str, command: list[str]) -> list[str]:
+        line = f"{device}$ " + " ".join(command)
+        for path, short in ((str(self.prima), "prima"), (str(self.llama_cpp) + "/", ""),
+                            (str(self.home.folder) + "/", "")):
+            line = line.replace(path, short)
+        if line not in self.commands:
+            self.commands.append(line)
+        return command
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which devices take part, the head first, and how many layers each has in a round."""
+
+    devices: tuple[str, ...]
+    windows: tuple[int, ...]
+    rounds: int
+    predicted_tpot_ms: float | None = None
+    memories: dict[str, int] = field(default_factory=dict)  # bytes, where not the device's budget
+
+
+def threads(device: Device) -> int:
+    return max(1, math.ceil(device.cores or len(os.sched_getaffinity(0))))
+
+
+def even_plan(scenario: Scenario, n_layer: int, rounds: int) -> Plan:
+    names = [device.name for device in scenario.cluster.devices]
+    window = math.ceil(n_layer / len(names) / rounds)
+    return Plan(tuple(names), (window,) * len(names), rounds)
+
+
+def _device_options(bench: Bench, device: str) -> list[str]:
+    limits = bench.home.cluster.device(device)
+    memory = bench.plan.memories.get(device, limits.budget_bytes)
+    return ["-m", bench.home.model(device), "--memory", str(memory), "--threads", str(threads(limits))]
+
+
+def _share_key(bench: Bench) -> None:
+    head, *workers = bench.plan.devices
+    key = bench.home.output(head, [str(bench.prima), "key"]).strip()
+    for worker in workers:
+        bench.home.output(worker, [str(bench.prima), "key", "--set", key])
+
+
+def start_prima(bench: Bench, prompt: str, tokens: int, report: pathlib.Path):
+    """Starts a ring; its head and its workers. Workers join in the plan's order."""
+    home, plan = bench.home, bench.plan
+    head, *workers = plan.devices
+    prompt_file = home.folder / head / "prompt"
+    prompt_file.write_text(prompt, encoding="utf-8")
+    command = [str(bench.prima), "run", *_device_options(bench, head), "-c", str(bench.scenario.context),
+               "--raw", "-f", str(prompt_file), "-n", str(tokens), "--temp", "0", "--ignore-eos",
+               "--json", str(report)]
+    if workers:
+        _share_key(bench)
+        command += ["--workers", str(len(workers)), "--windows", ",".join(map(str, plan.windows)),
+                    "--rounds", str(plan.rounds), "--port", str(PORT)]
+    head_process = home.start(head, bench.note(head, command), log=home.folder / "head.log")
+    worker_processes = []
+    for worker in workers:
+        time.sleep(0.7)  # so that each has joined before the next
+        join = [str(bench.prima), "join", *_device_options(bench, worker), "--name", worker,
+                "--head", f"{home.address(head)}:{PORT}"]
+        worker_processes.append(home.start(worker, bench.note(worker, join), log=home.folder / f"{worker}.log"))
+    return head_process, worker_processes
+
+
+def last_lines(home: Household, log: str, count: int = 5) -> str:
+    path = home.folder / log
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return " / ".join(text.strip().splitlines()[-count:])
+
+
+def _prima_answer(bench: Bench, length: int, tokens: int) -> dict:
+    report = bench.home.folder / "report.json"
+    report.unlink(missing_ok=True)
+    begin = time.monotonic()
+    head, workers = start_prima(bench, bench.prompts[length], tokens, report)
+    try:
+        status = head.wait(timeout=ANSWER_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"no answer after {ANSWER_SECONDS} s: {last_lines(bench.home, 'head.log')}") from error
+    finally:
+        for process in (head, *workers):
+            bench.home.end(process)
+    if status != 0:
+        raise LabError(f"prima run ended with {status}: {last_lines(bench.home, 'head.log')}")
+    answer = json.loads(report.read_text(encoding="utf-8"))
+    answer["seconds"] = time.monotonic() - begin
+    joined = [device["name"] for device in answer["plan"]["devices"]][1:]
+    if joined != list(bench.plan.devices[1:]):
+        raise LabError(f"workers joined as {joined}, not in the plan's order {bench.plan.devices[1:]}")
+    return answer
+
+
+def prima(bench: Bench, cold: bool) -> dict:
+    """The plan's ring; one ring for each prompt length, the answer that is measured after the first."""
+    figures: dict = {"ttft_ms": {}}
+    for number, length in enumerate(bench.prompts):
+        if cold:
+            bench.home.drop_caches()
+        answer = _prima_answer(bench, length, bench.scenario.tokens if number == 0 else 1)
+        figures["ttft_ms"][str(answer["prompt_tokens"])] = answer["ttft_ms"]
+        if number == 0:
+            figures |= {"tpot_ms": answer["tpot_ms"], "tokens": answer["tokens"], "start_ms": answer["load_ms"],
+                        "streamed_per_token_bytes": answer["memory"]["streamed_per_token"],
+                        "kv_cache_bytes": answer["memory"]["kv_cache"]}
+    return figures
+
+
+def prima_alone(bench: Bench, cold: bool) -> dict:
+    """On the head alone, as if there were no others."""
+    plan = bench.plan
+    bench.plan = Plan(plan.devices[:1], (), 1)
+    try:
+        return prima(bench, cold)
+    finally:
+        bench.plan = plan
+
+
+# "eval time = 1234.56 ms / 15 runs (82.30 ms per token, ...": what it prints when it ends.
+_PERFORMANCE = re.compile(r"(prompt eval|eval) time = *([0-9.]+) ms / *([0-9]+) (?:tokens|runs)")
+
+
+def _llama_completion(bench: Bench, device: str, options: list[str]) -> dict:
+    """One process for each prompt length; the answer that is measured after the first."""
+    if bench.llama_cpp is None:
+        raise LabError("llama.cpp's programs are not built")
+    home = bench.home
+    figures: dict = {"ttft_ms": {}}
+    for number, prompt in enumerate(bench.prompts.values()):
+        log = home.folder / "llama-completion.log"
+        log.unlink(missing_ok=True)
+        prompt_file = home.folder / device / "prompt"
+        prompt_file.write_text(prompt, encoding="utf-8")
+        tokens = bench.scenario.slow_tokens if number == 0 else 1
+        command = [str(bench.llama_cpp / "llama-completion"), "-m", home.model(device), "-t",
+                   str(threads(home.cluster.device(device))), "-c", str(bench.scenario.context), "-f", str(prompt_file),
+                   "-n", str(tokens), "--temp", "0", "--ignore-eos", "-no-cnv", "--no-warmup", "--fit", "off",
+                   *options]
+        status = home.run(device, bench.note(device, command), ANSWER_SECONDS, log=log)
+        text = log.read_text(encoding="utf-8", errors="replace")
+        timings = {name: (float(total), int(count)) for name, total, count in _PERFORMANCE.findall(text)}
+        if status != 0 or "prompt eval" not in timings:
+            return {"failed": f"ended with {status}: {' / '.join(text.strip().splitlines()[-2:])}"[:300]}
+        total, count = timings["prompt eval"]
+        figures["ttft_ms"][str(count)] = total
+        if number == 0:
+            total, count = timings["eval"]
+            figures["tpot_ms"] = total / count
+    return figures
+
+
+def best_device(home: Household) -> str:
+    """That holds most of a model; of those, the one with the fastest disk."""
+    return max(home.cluster.devices, key=lambda device: (device.memory_bytes, device.disk_bytes_per_second)).name
+
+
+def llama_cpp(bench: Bench, cold: bool) -> dict:
+    """Alone on the best device, the model mapped. (By default it repacks weights into memory that the
+    system can't take back, and is killed where that is too small; so without.)"""
+    if cold:
+        bench.home.drop_caches()
+    return _llama_completion(bench, best_device(bench.home), ["--no-repack"])
+
+
+def llama_cpp_rpc(bench: Bench, cold: bool) -> dict:
+    """Its RPC servers on all devices but the head, the layers dealt evenly."""
+    if bench.llama_cpp is None:
+        raise LabError("llama.cpp's programs are not built")
+    home = bench.home
+    if cold:
+        home.drop_caches()
+    head, *others = [device.name for device in home.cluster.devices]
+    servers = []
+    for device in others:
+        command = [str(bench.llama_cpp / "ggml-rpc-server"), "-H", home.address(device), "-p", str(RPC_PORT),
+                   "-t", str(threads(home.cluster.device(device)))]
+        servers.append(home.start(device, bench.note(device, command), log=home.folder / f"{device}.log"))
+    time.sleep(1)
+    layers = bench.n_layer - math.ceil(bench.n_layer / len(home.cluster.devices))
+    try:
+        return _llama_completion(bench, head, [
+            "--no-repack", "--rpc", ",".join(f"{home.address(d)}:{RPC_PORT}" for d in others),
+            "-ngl", str(layers), "-ts", ",".join("1" for _ in others)])
+    finally:
+        for server in servers:
+            home.end(server)
+
+
+SYSTEMS = {"prima": prima, "prima-alone": prima_alone, "llama.cpp": llama_cpp, "llama.cpp-rpc": llama_cpp_rpc}
+# They read the whole model for a token where it does not fit, or send it over the network first.
+SLOW = ("llama.cpp", "llama.cpp-rpc")
