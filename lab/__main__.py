@@ -23,7 +23,7 @@ import limits
 import sweep
 from bench import Options, measure, say
 from cluster_file import ClusterFileError, read_cluster
-from household import DEFAULT_NAME, DEFAULT_PARENT, DEFAULT_RELAY, HERE, Household, LabError
+from household import DEFAULT_NAME, DEFAULT_PARENT, DEFAULT_RELAY, HERE, Household, LabError, why_not
 from models import Models
 from report import terminal_table, write_report
 from scenario import find_scenario, read_scenario
@@ -61,6 +61,10 @@ def llama_cpp_programs() -> pathlib.Path:
 
 
 def bench(arguments: argparse.Namespace) -> int:
+    reason = why_not(arguments.name)
+    if reason:
+        print(f"lab: not run: {reason}", file=sys.stderr)
+        return 0 if arguments.if_possible else 2
     scenarios = [read_scenario(find_scenario(name)) for name in arguments.scenarios]
     if arguments.only_prima:
         scenarios = [dataclasses.replace(scenario, systems=tuple(s for s in scenario.systems if s not in SLOW))
@@ -103,6 +107,7 @@ def main() -> int:
     part.add_argument("--model", type=pathlib.Path, help="a GGUF file to measure instead of the scenario's model")
     part.add_argument("--prima", type=pathlib.Path, default=HERE.parent / "build/release/prima")
     part.add_argument("--output", type=pathlib.Path, default=HERE.parent / "build/lab", help="a folder for the results")
+    part.add_argument("--if-possible", action="store_true", help="succeed, saying why, where there can be no lab")
     part.add_argument("--only-prima", action="store_true", help="leave llama.cpp out")
     arguments = parser.parse_args()
 

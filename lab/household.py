@@ -46,6 +46,25 @@ def drop_from_page_cache(path: pathlib.Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def why_not(name: str = DEFAULT_NAME) -> str:
+    """Why this machine can have no lab; empty where it can."""
+    if os.geteuid() != 0:
+        return "it needs root, for network namespaces and cgroups"
+    for program in ("ip", "tc"):
+        if not shutil.which(program):
+            return f"{program} is not installed (Debian: iproute2)"
+    if "memory" not in ControlGroups(name).hierarchies:
+        return "no memory cgroups here"
+    if not os.access(next(iter(ControlGroups(name).hierarchies.values())).root, os.W_OK):
+        return "cgroups can't be made here"
+    probe = f"{name}-probe"
+    made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        return f"no network namespaces here: {made.stderr.strip()}"
+    subprocess.run(["ip", "netns", "delete", probe], check=True)
+    return ""
+
+
 class Household:
     def __init__(self, cluster: Cluster, name: str = DEFAULT_NAME, parent: pathlib.Path = DEFAULT_PARENT,
                  relay: pathlib.Path = DEFAULT_RELAY):

@@ -2,8 +2,6 @@
 
 import os
 import pathlib
-import shutil
-import subprocess
 import sys
 import unittest
 
@@ -15,27 +13,12 @@ PARENT = pathlib.Path("/var/tmp")
 sys.path.insert(0, str(LAB))
 
 
-def why_not() -> str:
-    """Why this machine can have no lab; empty where it can."""
-    if os.geteuid() != 0:
-        return "the lab needs root"
-    for program in ("ip", "tc"):
-        if not shutil.which(program):
-            return f"{program} is not installed (Debian: iproute2)"
-    probe = f"{NAME}-probe"
-    made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        return f"no network namespaces here: {made.stderr.strip()}"
-    subprocess.run(["ip", "netns", "delete", probe], check=True)
-    return ""
-
-
-WHY_NOT = why_not()
+from household import why_not  # pylint: disable=wrong-import-position
 
 
 def main() -> None:
     """Runs the calling module's tests; 77, which is ctest's skipped, where there can be no lab."""
-    if WHY_NOT:
-        print(f"skipped: {WHY_NOT}")
+    if reason := why_not(NAME):
+        print(f"skipped: {reason}")
         sys.exit(77)
     unittest.main()
