@@ -96,6 +96,15 @@ class ControlGroups:
             for parent in (hierarchy.root, hierarchy.root / self.lab):
                 _write(parent / "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(wanted)))
 
+        self._put_before_other_programs()
+
+    def _put_before_other_programs(self) -> None:
+        """Of this machine: what a device has is not to depend on what else runs here."""
+        version = self._version("cpu")
+        if version:
+            top = self.hierarchies["cpu"].root / self.lab
+            _write(top / ("cpu.shares" if version == 1 else "cpu.weight"), 262144 if version == 1 else 10000)
+
     # Each says whether this system can.
 
     def limit_memory(self, device: str, limit: int) -> bool:

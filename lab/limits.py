@@ -81,10 +81,9 @@ def processor(home: Household, device: str) -> Comparison:
 
 
 def processor_burst(home: Household, device: str) -> Comparison:
-    """As a layer window uses it: 60 ms, then a rest. (The first period is on average half over, with
-    its whole quota left, so that some 4 % more is to be expected.)"""
-    return Comparison(f"{device}: processor share, in bursts", home.cluster.device(device).cores or 0,
-                      probe(home, device, "burst", 60), "cores")
+    """As a layer window uses it: for a moment, after a rest."""
+    return Comparison(f"{device}: processor share, in bursts", min(1, home.cluster.device(device).cores or 0),
+                      probe(home, device, "burst", 40), "cores")
 
 
 def _datagrams(home: Household, a: str, b: str, verb: str, count: int) -> float:

@@ -74,7 +74,12 @@ class LimitsTest(unittest.TestCase):
             self.skipTest("no cpu cgroups")
         for device in ("large", "small"):
             self.check(limits.processor, home, device)
-            self.check(limits.processor_burst, home, device)
+            # Other programs on this machine may hold a short burst up; none may make it faster. (With
+            # periods of 100 ms it would have a whole processor.)
+            burst = limits.processor_burst(home, device)
+            print(burst.line())
+            self.assertLess(burst.ratio, 1.1)
+            self.assertGreater(burst.ratio, 0.7)
 
     def test_bandwidth_of_the_bridge(self):
         self.check(limits.bandwidth, self.household(PLAIN), "large", "small")
