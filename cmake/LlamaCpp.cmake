@@ -15,9 +15,9 @@
 # Defines: prima::ggml, prima::llama, prima::llama_common
 
 set(PRIMA_LLAMA_CPP_VERSION v0.5.0)
-if(DEFINED ENV{PRIMA_CACHE_DIR})
+if(NOT "$ENV{PRIMA_CACHE_DIR}" STREQUAL "")
   set(prima_default_cache $ENV{PRIMA_CACHE_DIR})
-elseif(DEFINED ENV{XDG_CACHE_HOME})
+elseif(NOT "$ENV{XDG_CACHE_HOME}" STREQUAL "")
   set(prima_default_cache $ENV{XDG_CACHE_HOME}/prima)
 else()
   set(prima_default_cache $ENV{HOME}/.cache/prima)
@@ -25,12 +25,17 @@ endif()
 set(PRIMA_CACHE_DIR ${prima_default_cache} CACHE PATH "Downloads and built dependencies")
 set(PRIMA_LLAMA_CPP_DIR ${PRIMA_CACHE_DIR}/llama.cpp-${PRIMA_LLAMA_CPP_VERSION} CACHE PATH
     "Source tree of llama.cpp")
-option(PRIMA_GGML_OPENMP "ggml's threads come from OpenMP" ON)
+if(APPLE) # Apple's compiler brings no OpenMP.
+  option(PRIMA_GGML_OPENMP "ggml's threads come from OpenMP" OFF)
+else()
+  option(PRIMA_GGML_OPENMP "ggml's threads come from OpenMP" ON)
+endif()
 option(PRIMA_GGML_CUDA "Build ggml's CUDA backend" OFF)
 
 if(NOT EXISTS ${PRIMA_LLAMA_CPP_DIR}/ggml/CMakeLists.txt)
   message(FATAL_ERROR
-      "llama.cpp's source is not at ${PRIMA_LLAMA_CPP_DIR}. Run tools/setup.sh, which fetches it, "
+      "llama.cpp's source is not at ${PRIMA_LLAMA_CPP_DIR}. Run "
+      "PRIMA_CACHE_DIR=${PRIMA_CACHE_DIR} tools/setup.sh, which fetches it, "
       "or give your own checkout with -DPRIMA_LLAMA_CPP_DIR=DIR.")
 endif()
 
@@ -66,6 +71,9 @@ set(prima_llama_options
     -DLLAMA_BUILD_COMMON=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF
     -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_CURL=OFF
     -DLLAMA_OPENSSL=OFF)
+if(APPLE) # On by default there; nobody has linked Prima with them yet.
+  list(APPEND prima_llama_options -DGGML_METAL=OFF -DGGML_BLAS=OFF -DGGML_ACCELERATE=OFF)
+endif()
 if(CMAKE_CROSSCOMPILING)
   list(APPEND prima_llama_options -DGGML_NATIVE=OFF)
   set(prima_llama_toolchain -DCMAKE_TOOLCHAIN_FILE=${CMAKE_TOOLCHAIN_FILE})

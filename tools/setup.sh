@@ -20,7 +20,7 @@ DEBIAN_PACKAGES="
 
 HOMEBREW_PACKAGES="
   ccache cmake git ninja pkgconf
-  asio cppzmq flatbuffers cli11 tl-expected libsodium spdlog tomlplusplus zeromq libomp
+  asio cppzmq flatbuffers cli11 tl-expected libsodium spdlog tomlplusplus zeromq
   google-benchmark googletest"
 
 # npm only fetches; where everything is here or it is installed already, no package is needed.
@@ -38,10 +38,8 @@ missing_from() {
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then
     "$@"
-  elif command -v sudo >/dev/null; then
-    sudo "$@"
   else
-    fail "installing packages needs root, and sudo is not here. As root: $*"
+    sudo "$@"
   fi
 }
 
@@ -53,6 +51,8 @@ install_debian_packages() {
   missing=$(missing_from "$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' $wanted 2>/dev/null |
     sed -n 's/^installed //p')" $wanted)
   [ -z "$missing" ] && return
+  [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null ||
+    fail "installing packages needs root, and sudo is not here. As root: apt-get install $missing"
   say "Installing Debian packages: $missing"
   # A stale or half-reachable index may still hold what is needed, so its failure is not the end.
   apt_get update || say "apt-get update failed; going on with the index there is."

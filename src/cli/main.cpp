@@ -81,7 +81,10 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   try {
-    return run(argc, argv);
+    const int status = run(argc, argv);
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
+    std::fprintf(stderr, "prima: standard output cannot be written\n");
+    return status == prima::cli::kSuccess ? prima::cli::kFailure : status;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "prima: internal error: %s\n", error.what());
     return prima::cli::kFailure;

@@ -154,10 +154,18 @@ void add_synth(CLI::App& model, int& exit_code) {
                     "name");
   command->add_option("--seed", options.seed, "The same seed gives the same file")
       ->capture_default_str();
-  command
-      ->add_option("--extend", flags->extend,
-                   "Add layers that change nothing to this model, until it has --layers")
-      ->check(CLI::ExistingFile);
+  auto* extend =
+      command
+          ->add_option("--extend", flags->extend,
+                       "Add layers that change nothing to this model, until it has --layers")
+          ->check(CLI::ExistingFile);
+  // All else is the extended model's.
+  for (CLI::Option* option : command->get_options()) {
+    const std::string name = option->get_name();
+    const bool serves_both = name == "--help" || name == "--layers" || name == "--seed";
+    if (serves_both || name == "--output" || option == extend) continue;
+    extend->excludes(option);
+  }
   command->add_option("-o,--output", flags->output, "The file to write")->required();
   command->callback([flags, &exit_code] { exit_code = synth(*flags); });
 }

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <spdlog/fmt/fmt.h>
 
+#include "base/printable.h"
 #include "model/mixture_names.h"
 
 namespace prima::cli {
@@ -92,11 +93,10 @@ bool has_chat_template(const ModelFile& file) {
   return file.metadata().find_string("tokenizer.chat_template") != nullptr;
 }
 
-// Metadata is a stranger's text: nothing in it may steer the terminal.
-std::string printable(std::string text) {
-  for (char& c : text) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-  }
+// Metadata is a stranger's text.
+std::string on_one_line(std::string text) {
+  text = printable(std::move(text));
+  std::replace(text.begin(), text.end(), '\n', '?');
   return text;
 }
 
@@ -118,7 +118,7 @@ std::string parameters_text(std::uint64_t count) {
 class Table {
  public:
   void row(std::string_view label, const std::string& value) {
-    text_ += fmt::format("{:<20}{}\n", label, printable(value));
+    text_ += fmt::format("{:<20}{}\n", label, on_one_line(value));
   }
   std::string take() { return std::move(text_); }
 

@@ -1,5 +1,6 @@
 #include "cli/perplexity_command.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -27,10 +28,12 @@ constexpr const char* kFooter =
     "Example:\n"
     "  prima model perplexity -m model.gguf -f wiki.test.raw\n";
 
+constexpr std::uint32_t kDefaultChunk = 512;  // llama-perplexity's
+
 struct PerplexityOptions {
   std::filesystem::path model;
   std::filesystem::path text;
-  std::int64_t context = 512;
+  std::optional<std::int64_t> context;
   std::int64_t max_chunks = 0;
   DeviceOptions devices;
 };
@@ -40,7 +43,9 @@ Result<int> run(const PerplexityOptions& options) {
   PRIMA_RETURN_IF_ERROR(check(options.devices));
   PRIMA_ASSIGN_OR_RETURN(const auto model, model::ModelFile::open(options.model));
   PRIMA_ASSIGN_OR_RETURN(const std::uint32_t n_ctx,
-                         context_size(options.context, model.hyperparameters()));
+                         context_size(options.context.value_or(std::min(
+                                          kDefaultChunk, model.hyperparameters().n_ctx_train)),
+                                      model.hyperparameters()));
   PRIMA_ASSIGN_OR_RETURN(const std::string text, read_text_file(options.text));
   PRIMA_ASSIGN_OR_RETURN(const auto tokenizer, text::Tokenizer::load(model.paths().front()));
   PRIMA_ASSIGN_OR_RETURN(
@@ -85,7 +90,7 @@ void add_perplexity_command(CLI::App& app, int& exit_code) {
       ->type_name("FILE");
   command->add_option("-f,--file", options->text, "The text")->required()->type_name("FILE");
   command->add_option("-c,--ctx-size", options->context, "Tokens of a chunk")
-      ->capture_default_str();
+      ->default_str("512, or what the model was trained for");
   command->add_option("--chunks", options->max_chunks, "Chunks at most; 0: the whole text")
       ->capture_default_str();
   add_device_options(*command, options->devices);

@@ -7,8 +7,8 @@
 namespace prima::cli {
 namespace {
 
-// Beyond these a number is a slip of the keyboard.
-constexpr std::int64_t kMaxThreads = 1024;
+constexpr std::int64_t kMaxThreads = 512;  // ggml.h's GGML_MAX_N_THREADS
+// Beyond this a number is a slip of the keyboard.
 constexpr std::uint32_t kMaxGpuLayers = 1 << 16;
 
 Result<Bytes> size_of(const char* flag, const std::string& text) {

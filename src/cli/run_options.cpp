@@ -126,6 +126,10 @@ Result<text::SamplerOptions> sampler_options(const RunOptions& options) {
   sampler.seed = options.seed ? static_cast<std::uint32_t>(*options.seed) : std::random_device()();
   if (options.grammar_file) {
     PRIMA_ASSIGN_OR_RETURN(sampler.grammar, read_text_file(*options.grammar_file));
+    if (sampler.grammar.find_first_not_of(" \t\r\n") == std::string::npos) {
+      return fail(ErrorCode::invalid_argument, options.grammar_file->string() + " holds no grammar",
+                  "Give GBNF with a rule named root, or leave --grammar out");
+    }
   }
   if (options.json_schema_file) {
     PRIMA_ASSIGN_OR_RETURN(const std::string schema, read_text_file(*options.json_schema_file));

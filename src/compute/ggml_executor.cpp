@@ -46,7 +46,7 @@ Result<std::unique_ptr<Executor>> Executor::create(const model::ModelFile& model
 GgmlExecutor::GgmlExecutor(const model::ModelFile& model, const ExecutorOptions& options)
     : model_(model),
       options_(options),
-      cells_(options.n_ctx),
+      cells_(0),
       device_of_layer_(model.hyperparameters().n_layer, nullptr) {}
 
 Result<std::unique_ptr<GgmlExecutor>> GgmlExecutor::create(const model::ModelFile& model,
@@ -63,6 +63,8 @@ Result<std::unique_ptr<GgmlExecutor>> GgmlExecutor::create(const model::ModelFil
     PRIMA_RETURN_IF_ERROR(executor->add_gpu(placement, progress));
   }
   PRIMA_RETURN_IF_ERROR(executor->add_cpu(progress));
+  // Not before: a context too large is refused by its KV cache's size, before anything is touched.
+  executor->cells_ = KvCells(options.n_ctx);
   return executor;
 }
 

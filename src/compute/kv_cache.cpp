@@ -1,6 +1,7 @@
 #include "compute/kv_cache.h"
 
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <string>
 
@@ -49,6 +50,9 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const model::Hyperparameters& h
 
   const Bytes tensor_bytes =
       align_up(ggml_row_size(type, n_embd_kv) * std::size_t{n_cells}, kAlignment);
+  if (!checked_multiply(2 * n_layers, tensor_bytes)) {
+    return tl::unexpected(no_memory(std::numeric_limits<Bytes>::max()).error());
+  }
   if (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU) {
     PRIMA_RETURN_IF_ERROR(cache->allocate_on_cpu(2 * n_layers * tensor_bytes));
   } else {

@@ -1,6 +1,7 @@
 #include "compute/threads.h"
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <set>
 #include <string>
@@ -11,6 +12,26 @@
 #endif
 
 namespace prima::compute {
+
+namespace {
+
+#if defined(__linux__)
+// Processors' worth of time that a container may take; 0 without a limit. As it sees its own
+// control group, version 2 or 1.
+int processor_quota() {
+  double quota = 0;
+  double period = 0;
+  std::ifstream v2("/sys/fs/cgroup/cpu.max");  // "max 100000" does not read as a number
+  if (!(v2 >> quota >> period)) {
+    quota = period = 0;
+    std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") >> quota;
+    std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_period_us") >> period;
+  }
+  return quota > 0 && period > 0 ? static_cast<int>(std::ceil(quota / period)) : 0;
+}
+#endif
+
+}  // namespace
 
 int default_thread_count() {
   const int logical = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
@@ -29,7 +50,9 @@ int default_thread_count() {
     if (!std::getline(siblings, core)) core = std::to_string(cpu);
     cores.insert(core);
   }
-  return std::clamp(static_cast<int>(cores.size()), 1, std::max(1, n_allowed));
+  const int quota = processor_quota();
+  const int useful = quota > 0 ? std::min(quota, n_allowed) : n_allowed;
+  return std::clamp(static_cast<int>(cores.size()), 1, std::max(1, useful));
 #else
   return logical;
 #endif

@@ -80,6 +80,10 @@ Result<Perplexity> measure_perplexity(Engine& engine, const text::Tokenizer& tok
       for (std::uint32_t i = first_output; i < std::min(at + n, n_ctx - 1); ++i) {
         const auto row = std::span(finished.logits).subspan((i - first_output) * n_vocab, n_vocab);
         score(result, row, expected[i + 1]);
+        if (!std::isfinite(result.sum_nll)) {
+          return fail(ErrorCode::internal, "the model's logits are not numbers",
+                      "The model's file may be damaged: download it again");
+        }
       }
       at += n;
     }

@@ -60,7 +60,7 @@ Result<AtomicFile> AtomicFile::create(const std::filesystem::path& path, Bytes s
   file.path_ = path;
   file.temporary_ = folder_of(path) / temporary_name(path);
   file.descriptor_ =
-      ::open(file.temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+      ::open(file.temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
   if (file.descriptor_ < 0) return io_error(path, "cannot be written");
   return file;
 }

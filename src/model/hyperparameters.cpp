@@ -16,7 +16,6 @@ namespace {
 constexpr std::uint32_t kMostLayers = 512;
 constexpr std::uint32_t kMostExperts = 1024;
 // Far above any model; products of two still fit 64 bits with room to spare.
-constexpr std::uint32_t kLargestDimension = 1u << 24;
 constexpr std::uint32_t kLongestContext = 1u << 30;
 
 // Reads one model's keys; remembers what errors should name.

@@ -10,6 +10,9 @@
 
 namespace prima::model {
 
+// Embeddings, vocabularies and the like beyond this are taken for damage.
+inline constexpr std::uint32_t kLargestDimension = 1u << 24;
+
 enum class RopeScaling { none, linear, yarn, longrope };
 
 struct Rope {

@@ -207,9 +207,14 @@ TEST_F(SplitTest, RefusesBadSplitMetadata) {
   });
   expect_split_error(ErrorCode::corrupt, "split.no is missing or no uint16");
   write_parts([](std::uint32_t part, Metadata& metadata, std::vector<GgufTensor>&) {
-    if (part == 0) metadata.set("split.tensors.count", std::uint64_t{3});
+    static_cast<void>(part);
+    metadata.set("split.tensors.count", std::uint64_t{3});
   });
   expect_split_error(ErrorCode::corrupt, "but 3 are expected");
+  write_parts([](std::uint32_t part, Metadata& metadata, std::vector<GgufTensor>&) {
+    if (part == 2) metadata.set("split.tensors.count", std::uint64_t{3});
+  });
+  expect_split_error(ErrorCode::corrupt, "is a part of another model than the first");
   write_parts([](std::uint32_t part, Metadata& metadata, std::vector<GgufTensor>& tensors) {
     if (part == 2) tensors[0].name = "token_embd.weight";
     static_cast<void>(metadata);

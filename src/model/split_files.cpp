@@ -37,7 +37,9 @@ Result<std::string> prefix_of(const std::filesystem::path& path, std::uint32_t c
               "Give the parts the names they were downloaded under");
 }
 
-Result<SplitFile> read_part(const std::string& prefix, std::uint32_t part, std::uint32_t count) {
+// `n_tensors`: of all parts together, as the first says.
+Result<SplitFile> read_part(const std::string& prefix, std::uint32_t part, std::uint32_t count,
+                            std::uint64_t n_tensors) {
   SplitFile file;
   file.path = split_path(prefix, part, count);
   auto gguf = read_gguf(file.path);
@@ -52,6 +54,11 @@ Result<SplitFile> read_part(const std::string& prefix, std::uint32_t part, std::
   if (number != part) {
     return corrupt(file.path,
                    fmt::format("says it is part {}, but its name says {}", number + 1, part + 1));
+  }
+  PRIMA_ASSIGN_OR_RETURN(const auto parts, read_uint16(file.path, file.gguf.metadata, kCount));
+  const auto of_all = file.gguf.metadata.find_unsigned(kTensors);
+  if (parts != count || (of_all && *of_all != n_tensors)) {
+    return corrupt(file.path, "is a part of another model than the first");
   }
   return file;
 }
@@ -85,7 +92,7 @@ Result<std::vector<SplitFile>> read_split_files(const std::filesystem::path& pat
   PRIMA_ASSIGN_OR_RETURN(const auto prefix, prefix_of(path, count));
   std::uint64_t n_tensors = files[0].gguf.tensors.size();
   for (std::uint32_t part = 1; part < count; ++part) {
-    PRIMA_ASSIGN_OR_RETURN(auto file, read_part(prefix, part, count));
+    PRIMA_ASSIGN_OR_RETURN(auto file, read_part(prefix, part, count, *expected));
     n_tensors += file.gguf.tensors.size();
     files.push_back(std::move(file));
   }

@@ -34,6 +34,10 @@ Status check_options(const SynthOptions& options) {
         fmt::format("a vocabulary of {} tokens has no room for all bytes", options.n_vocab),
         fmt::format("Use at least {}", kSmallestVocabulary));
   }
+  if (options.n_vocab > kLargestDimension) {
+    return bad_option(fmt::format("a vocabulary of {} tokens", options.n_vocab),
+                      fmt::format("Use at most {}", kLargestDimension));
+  }
   if (options.n_head == 0 || (options.head_dim == 0 && options.n_embd % options.n_head != 0)) {
     return bad_option(fmt::format("an embedding of {} cannot be divided among {} heads",
                                   options.n_embd, options.n_head),

@@ -6,6 +6,7 @@
 #include <llama.h>
 
 #include "text/llama_log.h"
+#include "text/trial.h"
 
 namespace prima::text {
 
@@ -34,6 +35,18 @@ void ChatTemplate::FreeTemplates::operator()(common_chat_templates* templates) c
 
 Result<ChatTemplate> ChatTemplate::load(const Tokenizer& tokenizer, const std::string& source) {
   route_llama_log();
+  const auto load_and_render = [&]() -> Status {
+    PRIMA_ASSIGN_OR_RETURN(const ChatTemplate tried, load_trusted(tokenizer, source));
+    // A template may refuse this conversation; it may not die of it.
+    static_cast<void>(tried.render(std::vector<ChatMessage>{{"user", "Hello"}}));
+    return {};
+  };
+  PRIMA_RETURN_IF_ERROR(try_in_child("the chat template", load_and_render));
+  return load_trusted(tokenizer, source);
+}
+
+Result<ChatTemplate> ChatTemplate::load_trusted(const Tokenizer& tokenizer,
+                                                const std::string& source) {
   ChatTemplate result;
   try {
     result.templates_.reset(common_chat_templates_init(tokenizer.model(), source).release());

@@ -49,6 +49,24 @@ TEST(ChatTemplate, SaysWhatIsWrongWithATemplate) {
   }
 }
 
+#ifndef _WIN32
+TEST(ChatTemplate, SurvivesTemplatesMeantToDoHarm) {
+  const TestVocabulary vocabulary;
+  const auto tokenizer = Tokenizer::load(vocabulary.path()).value();
+  for (const std::string& source :
+       {"{{ " + std::string(50000, '(') + "1" + std::string(50000, ')') + " }}",
+        std::string("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"),
+        std::string("{% set a=[1] %}{{ a.append(a) }}{{ a }}"),
+        std::string("{% set n = namespace(s='x') %}{% for i in range(60) %}"
+                    "{% set n.s = n.s + n.s %}{% endfor %}{{ n.s }}")}) {
+    const auto result = ChatTemplate::load(tokenizer, source);
+    ASSERT_FALSE(result) << source.substr(0, 60);
+    EXPECT_EQ(result.error().code, ErrorCode::invalid_argument);
+    EXPECT_FALSE(result.error().remedy.empty());
+  }
+}
+#endif
+
 TEST(ChatTemplate, PassesOnWhyAConversationIsRefused) {
   const TestVocabulary vocabulary;
   const auto tokenizer = Tokenizer::load(vocabulary.path()).value();

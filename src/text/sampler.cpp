@@ -9,6 +9,7 @@
 #include <llama.h>
 
 #include "text/llama_log.h"
+#include "text/trial.h"
 
 namespace prima::text {
 
@@ -22,8 +23,13 @@ Status check_range(const char* name, double value, double low, double high, cons
 
 Status check(const SamplerOptions& options, std::int32_t n_vocab) {
   constexpr double kMax = std::numeric_limits<float>::max();
-  PRIMA_RETURN_IF_ERROR(check_range("the temperature", options.temperature, 0, kMax,
-                                    "Give 0 (always the likeliest token) or more, such as 0.8"));
+  // Dividing by less than kLeastTemperature overflows.
+  constexpr float kLeastTemperature = 1e-6f;
+  if (options.temperature != 0.0f) {
+    PRIMA_RETURN_IF_ERROR(check_range("the temperature", options.temperature, kLeastTemperature,
+                                      kMax,
+                                      "Give 0 (always the likeliest token) or more, such as 0.8"));
+  }
   PRIMA_RETURN_IF_ERROR(
       check_range("top-k", options.top_k, 0, kMax, "Give a number of tokens, or 0 for all"));
   PRIMA_RETURN_IF_ERROR(check_range("top-p", options.top_p, 0, 1, "Give 0 to 1 (1 for all)"));
@@ -65,6 +71,31 @@ bool has_penalties(const SamplerOptions& options) {
           options.presence_penalty != 0.0f);
 }
 
+Result<std::string> convert_json_schema(const std::string& schema) {
+  try {
+    return json_schema_to_grammar(common_json::parse(schema));
+  } catch (const std::exception& error) {
+    return fail(ErrorCode::invalid_argument,
+                std::string("the JSON schema cannot be used: ") + error.what(),
+                "Correct the schema");
+  }
+}
+
+Result<llama_sampler*> parse_grammar(const Tokenizer& tokenizer, const std::string& grammar) {
+  CapturedLlamaErrors errors;
+  try {
+    llama_sampler* parsed = llama_sampler_init_grammar(tokenizer.vocab(), grammar.c_str(), "root");
+    if (parsed != nullptr) return parsed;
+  } catch (const std::exception& error) {
+    return fail(ErrorCode::invalid_argument,
+                std::string("the grammar cannot be used: ") + error.what(), "Correct it");
+  }
+  return fail(ErrorCode::invalid_argument,
+              "the grammar cannot be used" +
+                  (errors.first().empty() ? std::string() : ": " + errors.first()),
+              "Give GBNF with a rule named root that does not begin with itself");
+}
+
 }  // namespace
 
 void Sampler::FreeSampler::operator()(llama_sampler* sampler) const { llama_sampler_free(sampler); }
@@ -76,13 +107,22 @@ Sampler::~Sampler() = default;
 
 Result<std::string> grammar_of_json_schema(const std::string& schema) {
   route_llama_log();
-  try {
-    return json_schema_to_grammar(common_json::parse(schema));
-  } catch (const std::exception& error) {
-    return fail(ErrorCode::invalid_argument,
-                std::string("the JSON schema cannot be used: ") + error.what(),
-                "Correct the schema");
+  // llama.cpp says on standard error what it could not express and lets everything pass there.
+  constexpr std::string_view kIncomplete = "JSON schema conversion was incomplete: ";
+  std::string said;
+  const auto convert = [&]() -> Status {
+    PRIMA_RETURN_IF_ERROR(convert_json_schema(schema));
+    return {};
+  };
+  PRIMA_RETURN_IF_ERROR(try_in_child("the JSON schema", convert, {}, &said));
+  if (const std::size_t at = said.find(kIncomplete); at != std::string::npos) {
+    const std::size_t begin = at + kIncomplete.size();
+    return fail(
+        ErrorCode::invalid_argument,
+        "the JSON schema cannot be kept: " + said.substr(begin, said.find('\n', at) - begin),
+        "Leave that part out of the schema");
   }
+  return convert_json_schema(schema);
 }
 
 Result<Sampler> Sampler::create(const Tokenizer& tokenizer, const SamplerOptions& options) {
@@ -92,20 +132,13 @@ Result<Sampler> Sampler::create(const Tokenizer& tokenizer, const SamplerOptions
   sampler.n_vocab_ = static_cast<std::size_t>(tokenizer.n_vocab());
 
   if (!options.grammar.empty()) {
-    CapturedLlamaErrors errors;
-    try {
-      sampler.grammar_.reset(
-          llama_sampler_init_grammar(tokenizer.vocab(), options.grammar.c_str(), "root"));
-    } catch (const std::exception& error) {
-      return fail(ErrorCode::invalid_argument,
-                  std::string("the grammar cannot be used: ") + error.what(), "Correct it");
-    }
-    if (!sampler.grammar_) {
-      return fail(ErrorCode::invalid_argument,
-                  "the grammar cannot be used" +
-                      (errors.first().empty() ? std::string() : ": " + errors.first()),
-                  "Give GBNF with a rule named root that does not begin with itself");
-    }
+    const auto parse = [&]() -> Status {
+      PRIMA_RETURN_IF_ERROR(parse_grammar(tokenizer, options.grammar));
+      return {};
+    };
+    PRIMA_RETURN_IF_ERROR(try_in_child("the grammar", parse));
+    PRIMA_ASSIGN_OR_RETURN(llama_sampler * grammar, parse_grammar(tokenizer, options.grammar));
+    sampler.grammar_.reset(grammar);
   }
 
   const std::vector<llama_logit_bias> biases = all_biases(tokenizer, options);

@@ -143,7 +143,8 @@ TEST_F(SamplerTest, AJsonSchemaBecomesAGrammar) {
 }
 
 TEST_F(SamplerTest, BadSchemasAreRefused) {
-  for (const char* schema : {"{", R"({"type": "nonsense"})", R"({"$ref": "#/nowhere"})"}) {
+  for (const char* schema : {"{", R"({"type": "nonsense"})", R"({"$ref": "#/nowhere"})",
+                             R"({"type": "string", "pattern": "^(a|b"})"}) {
     const auto grammar = grammar_of_json_schema(schema);
     ASSERT_FALSE(grammar) << schema;
     EXPECT_EQ(grammar.error().code, ErrorCode::invalid_argument);
@@ -158,6 +159,27 @@ TEST_F(SamplerTest, BadGrammarsAreRefused) {
     EXPECT_EQ(sampler.error().code, ErrorCode::invalid_argument);
   }
 }
+
+#ifndef _WIN32
+TEST_F(SamplerTest, SurvivesGrammarsMeantToDoHarm) {
+  const std::string deep =
+      "root ::= " + std::string(100000, '(') + "\"a\"" + std::string(100000, ')');
+  const auto grammar = Sampler::create(tokenizer, {.grammar = deep});
+  ASSERT_FALSE(grammar);
+  EXPECT_EQ(grammar.error().code, ErrorCode::invalid_argument);
+
+  std::string schema = "1";
+  for (int i = 0; i < 100000; ++i) schema = R"({"items":)" + std::move(schema) + "}";
+  const auto converted = grammar_of_json_schema(schema);
+  ASSERT_FALSE(converted);
+  EXPECT_EQ(converted.error().code, ErrorCode::invalid_argument);
+}
+
+TEST_F(SamplerTest, TemperaturesTooSmallToDivideByAreRefused) {
+  EXPECT_FALSE(Sampler::create(tokenizer, {.temperature = 1e-38f}));
+  EXPECT_TRUE(Sampler::create(tokenizer, {.temperature = 1e-3f}));
+}
+#endif
 
 TEST_F(SamplerTest, TokensThatTheGrammarForbidsAreNotAccepted) {
   Sampler sampler = make({.grammar = "root ::= \"a\" \"b\""});

@@ -1,10 +1,12 @@
 #include "text/tokenizer.h"
 
+#include <algorithm>
 #include <exception>
 
 #include <llama.h>
 
 #include "base/units.h"
+#include "text/deep_stack.h"
 #include "text/llama_log.h"
 #include "text/utf8.h"
 
@@ -14,6 +16,30 @@ namespace {
 
 // llama_tokenize counts in 32 bits, and no context is near this.
 constexpr Bytes kMaxTextBytes = kGiB;
+
+// The longest run of characters of one kind that the splitting into words may have to take in one
+// piece. Bytes of characters beyond ASCII count as letters.
+std::size_t longest_run(std::string_view text) {
+  const auto kind = [](unsigned char c) {
+    if (c >= 0x80 || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')) return 0;
+    if (c >= '0' && c <= '9') return 1;
+    return c == ' ' || (c >= '\t' && c <= '\r') ? 2 : 3;
+  };
+  std::size_t longest = 0;
+  std::size_t run = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    run = i > 0 && kind(text[i]) == kind(text[i - 1]) ? run + 1 : 1;
+    longest = std::max(longest, run);
+  }
+  return longest;
+}
+
+// std::regex recurses for every character of a run: some 300 bytes of stack each, measured. Runs up
+// to kPlainRun take less than the smallest usual stack, and beyond kLongestRun is no text.
+constexpr std::size_t kPlainRun = 1024;
+constexpr std::size_t kLongestRun = 1 << 20;
+constexpr Bytes kStackPerCharacter = kKiB;
+constexpr Bytes kPlainStack = 8 * kMiB;
 
 }  // namespace
 
@@ -53,6 +79,23 @@ Result<std::vector<Token>> Tokenizer::tokenize(std::string_view text, bool add_s
                 "a text of " + format_bytes(text.size()) + " is too long to tokenize",
                 "Give at most " + format_bytes(kMaxTextBytes));
   }
+  const std::size_t run = longest_run(text);
+  if (run <= kPlainRun) return tokenize_here(text, add_special, special);
+  if (run > kLongestRun) {
+    return fail(ErrorCode::invalid_argument,
+                "the text has a run of " + std::to_string(run) +
+                    " letters, digits, spaces or signs without a break",
+                "Give text with words in it");
+  }
+  Result<std::vector<Token>> tokens = fail(ErrorCode::internal, "");
+  PRIMA_RETURN_IF_ERROR(run_on_deep_stack(kPlainStack + run * kStackPerCharacter, [&] {
+    tokens = tokenize_here(text, add_special, special);
+  }));
+  return tokens;
+}
+
+Result<std::vector<Token>> Tokenizer::tokenize_here(std::string_view text, bool add_special,
+                                                    SpecialTokens special) const {
   const auto n_bytes = static_cast<std::int32_t>(text.size());
   const bool parse = special == SpecialTokens::parsed;
   try {

@@ -43,7 +43,8 @@ class Tokenizer {
   std::int32_t n_vocab() const;
 
   // `add_special`: puts the tokens around the text that the model wants there (BOS, where its
-  // metadata says so). Invalid UTF-8 is read as U+FFFD. Fails with invalid_argument beyond 1 GiB.
+  // metadata says so). Invalid UTF-8 is read as U+FFFD. Fails with invalid_argument beyond 1 GiB,
+  // or a mebibyte without a space or other break.
   Result<std::vector<Token>> tokenize(std::string_view text, bool add_special,
                                       SpecialTokens special) const;
 
@@ -72,6 +73,10 @@ class Tokenizer {
   };
 
   Tokenizer() = default;
+
+  // On this thread's stack, which a very long word overflows.
+  Result<std::vector<Token>> tokenize_here(std::string_view text, bool add_special,
+                                           SpecialTokens special) const;
 
   std::unique_ptr<llama_model, FreeModel> model_;
   const llama_vocab* vocab_ = nullptr;  // of model_

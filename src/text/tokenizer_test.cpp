@@ -1,7 +1,9 @@
 #include "text/tokenizer.h"
 
+#include <filesystem>
 #include <fstream>
 
+#include <gguf.h>
 #include <gtest/gtest.h>
 
 #include "text/test_vocabulary.h"
@@ -61,6 +63,44 @@ TEST_F(TokenizerTest, InvalidUtf8IsNoReasonToFail) {
   const auto tokens = tokenizer.tokenize("a\xFF\xC3z", false, SpecialTokens::as_text);
   ASSERT_TRUE(tokens);
   EXPECT_FALSE(tokens->empty());
+}
+
+// A vocabulary of the kind whose words llama.cpp finds by std::regex.
+std::filesystem::path write_byte_pair_vocabulary(const std::string& name) {
+  std::vector<std::string> tokens;
+  for (char c = 'a'; c <= 'z'; ++c) tokens.push_back(std::string(1, c));
+  tokens.insert(tokens.end(), {"aa", "</s>"});
+  std::vector<const char*> texts;
+  for (const std::string& token : tokens) texts.push_back(token.c_str());
+  const char* merge = "a a";
+  const std::vector<std::int32_t> types(tokens.size(), 1);
+
+  gguf_context* file = gguf_init_empty();
+  gguf_set_val_str(file, "general.architecture", "llama");
+  gguf_set_val_str(file, "tokenizer.ggml.model", "gpt2");
+  gguf_set_val_str(file, "tokenizer.ggml.pre", "tekken");
+  gguf_set_arr_str(file, "tokenizer.ggml.tokens", texts.data(), texts.size());
+  gguf_set_arr_data(file, "tokenizer.ggml.token_type", GGUF_TYPE_INT32, types.data(), types.size());
+  gguf_set_arr_str(file, "tokenizer.ggml.merges", &merge, 1);
+  gguf_set_val_u32(file, "tokenizer.ggml.eos_token_id", 27);
+  const std::filesystem::path path = testing::TempDir() + name;
+  gguf_write_to_file(file, path.c_str(), /*only_meta=*/true);
+  gguf_free(file);
+  return path;
+}
+
+TEST(TokenizerWords, MayBeVeryLong) {
+  const auto path = write_byte_pair_vocabulary("tokenizer_test_words.gguf");
+  const auto tokenizer = Tokenizer::load(path).value();
+  std::filesystem::remove(path);
+  const std::string word(100000, 'a');
+  const auto tokens = tokenizer.tokenize(word, false, SpecialTokens::as_text);
+  ASSERT_TRUE(tokens) << tokens.error().message();
+  EXPECT_EQ(tokenizer.detokenize(*tokens), word);
+
+  const auto refused = tokenizer.tokenize(std::string(2 << 20, 'a'), false, SpecialTokens::as_text);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::invalid_argument);
 }
 
 TEST(TokenizerLoad, NamesTheFileThatIsNoModel) {

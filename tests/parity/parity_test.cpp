@@ -149,11 +149,18 @@ std::vector<Case> architecture_cases() {
     options.n_swa = 24;   // the others less than the prompt
     options.tied = true;
   });
+  add("gemma3_linear", "gemma3", [](auto& options) {
+    options.n_layer = 7;
+    options.n_swa = 24;
+    options.rope_scaling = model::SynthRopeScaling::linear;
+    options.rope_factor = 8;
+  });
   add("gemma3_27b", "gemma3", [](auto& options) {
-    options.n_layer = 62;  // by which its attention scale is recognised
-    options.n_embd = 256;
+    options.n_layer = 62;  // by which its attention scale is recognised:
+    options.n_embd = 256;  // 1 / sqrt(n_embd / n_head), not 1 / sqrt(head_dim)
     options.n_ff = 256;
     options.n_head = 4;
+    options.head_dim = 128;
     options.n_swa = 24;
     options.tied = true;
   });
