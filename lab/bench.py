@@ -117,7 +117,7 @@ class Measurement:
         unrated = self.plan_for(scenario, None)
         self.reference, self.prompts = measure_reference(self.options.prima, self.model, scenario, unrated)
         self.planned = self.plan_for(scenario, self.reference)
-        plan = planning.hand_plan(self.planned)
+        plan = planning.plan_of(self.planned)
         result = {
             "version": 1, "scenario": scenario.name, "title": scenario.cluster.name,
             "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -126,8 +126,8 @@ class Measurement:
             "devices": [dataclasses.asdict(device) for device in scenario.cluster.devices],
             "network": self._network(), "copies": scenario.copies, "context": scenario.context,
             "reference": dataclasses.asdict(self.reference) if self.reference else None,
-            "plan": {"devices": plan.devices, "windows": plan.windows, "rounds": plan.rounds,
-                     "predicted_tpot_ms": plan.predicted_tpot_ms,
+            "plan": {"devices": plan.devices, "layers": planning.layers_of(self.planned), "rounds": plan.rounds,
+                     "predicted_tpot_ms": 1000 * self.planned["predicted"]["tpot_seconds"],
                      "timeline": {device["name"]: device["timeline"] for device in self.planned["devices"]}},
         }
         with self.household(scenario) as home:
@@ -224,9 +224,9 @@ class Measurement:
             planned = self.plan_for(sized, self.reference)
             with self.household(sized) as home:
                 home.place_model(self.model, scenario.copies == "own")
-                bench = self.bench(home, sized, planning.hand_plan(planned))
+                bench = self.bench(home, sized, planning.plan_of(planned))
                 runs = [run for system in scenario.systems for run in self.observe(bench, system, cold=True)]
-            found.append({"memory_bytes": memory, "predicted_tpot_ms": bench.plan.predicted_tpot_ms,
+            found.append({"memory_bytes": memory, "predicted_tpot_ms": 1000 * planned["predicted"]["tpot_seconds"],
                           "limit_tpot_ms": self._limit(sized, runs), "runs": runs})
         return found
 

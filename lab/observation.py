@@ -6,6 +6,7 @@ Not thread-safe.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -26,6 +27,13 @@ def _machine_times() -> tuple[float, float, float]:
     return (busy + idle + iowait + steal) / 100, steal / 100, busy / 100
 
 
+def _process_seconds(pid: int) -> float:
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as line:
+        # After the name, which may hold anything, in parentheses; user and system time are 14 and 15.
+        words = line.read().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Observation:
     """Of a `with` block. `devices` and the parts of processor time are there when it has ended."""
 
@@ -43,12 +51,17 @@ class Observation:
         self._unreclaimable = {name: 0 for name in self._names}
         self._usage = {name: self.home.usage(name) for name in self._names}
         self._machine = _machine_times()
+        self._own = self._lab_seconds()
         self._begin = time.monotonic()
         self._ended = threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
         if "memory" in self.home.groups.hierarchies:
             self._sampler.start()
         return self
+
+    def _lab_seconds(self) -> float:
+        relay = self.home.network.relay_process
+        return sum(map(_process_seconds, [os.getpid()] + ([relay.pid] if relay else [])))
 
     def _sample(self) -> None:
         while not self._ended.wait(SAMPLE_SECONDS):
@@ -62,7 +75,7 @@ class Observation:
             self._sampler.join()
         self.seconds = time.monotonic() - self._begin
         total, stolen, busy = (now - before for now, before in zip(_machine_times(), self._machine))
-        own = 0.0
+        own = self._lab_seconds() - self._own
         for name in self._names:
             before, now = self._usage[name], self.home.usage(name)
             memory = self.home.cluster.device(name).memory_bytes

@@ -77,17 +77,14 @@ def ask_plan(prima: pathlib.Path, cluster_file: pathlib.Path, model: pathlib.Pat
     return json.loads(done.stdout)
 
 
-def hand_plan(planned: dict) -> Plan:
-    """The plan with the same windows in each round, as `prima run --windows` takes them."""
-    rounds = planned["rounds"]
-    layers = [(device["name"], sum(window[1] for window in device["windows"])) for device in planned["devices"]]
-    used = [(name, count) for name, count in layers if count > 0]
-    windows = [max(1, round(count / rounds)) for _, count in used]
-    # Enough for all layers: the device with the most gets what rounding took.
-    while sum(windows) * rounds < planned["n_layer"]:
-        windows[max(range(len(used)), key=lambda i: used[i][1] / rounds - windows[i])] += 1
-    return Plan(tuple(name for name, _ in used), tuple(windows), rounds,
-                1000 * planned["predicted"]["tpot_seconds"])
+def plan_of(planned: dict) -> Plan:
+    """Of those in the ring, the head first even if it has no layers."""
+    return Plan(tuple(device["name"] for device in planned["devices"]), rounds=planned["rounds"], planned=planned)
+
+
+def layers_of(planned: dict) -> list[list[int]]:
+    """How many layers each device has, round by round."""
+    return [[window[1] for window in device["windows"]] for device in planned["devices"]]
 
 
 def weight_bytes(planned: dict) -> int:

@@ -109,9 +109,9 @@ def _facts(result: dict) -> list[str]:
                  + (f" (in memory, on this whole machine: {_ms(reference['tpot_ms'])})." if reference else "."))
     measured = results.median(result, "prima", "tpot_ms")
     if measured and plan["predicted_tpot_ms"]:
-        lines.append(f"Plan: {len(plan['devices'])} of {len(result['devices'])} devices, {plan['rounds']} rounds of "
-                     f"{', '.join(f'{n} {name}' for n, name in zip(plan['windows'] or [0], plan['devices']))} layers; "
-                     f"predicted {_ms(plan['predicted_tpot_ms'])}, measured {_ms(measured)} "
+        layers = ", ".join(f"{name} {'+'.join(map(str, counts))}" for name, counts in zip(plan["devices"], plan["layers"]))
+        lines.append(f"Plan: {len(plan['devices'])} of {len(result['devices'])} devices, {plan['rounds']} rounds, layers in "
+                     f"each: {layers}. Predicted {_ms(plan['predicted_tpot_ms'])}, measured {_ms(measured)} "
                      f"({100 * (measured / plan['predicted_tpot_ms'] - 1):+.0f} %).")
     cold = results.spread(result, "prima", "start_ms", cold=True)
     warm = results.spread(result, "prima", "start_ms", cold=False)

@@ -65,5 +65,8 @@ def disturbed(result: dict) -> int:
 
 
 def sweep_points(result: dict) -> list[dict]:
-    """Over memory, least first."""
-    return sorted(result["sweeps"]["memories"], key=lambda point: point["memory_bytes"])
+    """Over the memory of a lone device, least first; with that of the scenario itself."""
+    swept = result["sweeps"]["memories"]
+    itself = {"memory_bytes": result["devices"][0]["memory_bytes"], "limit_tpot_ms": result["limit_tpot_ms"],
+              "predicted_tpot_ms": result["plan"]["predicted_tpot_ms"], "runs": result["runs"]}
+    return sorted([*swept, itself], key=lambda point: point["memory_bytes"]) if swept else []

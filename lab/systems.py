@@ -55,13 +55,13 @@ class Bench:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which devices take part, the head first, and how many layers each has in a round."""
+    """Which devices take part, the head first, and what they do: as a plan of `prima plan --json` says,
+    or windows by hand; neither: a device alone."""
 
     devices: tuple[str, ...]
-    windows: tuple[int, ...]
-    rounds: int
-    predicted_tpot_ms: float | None = None
-    memories: dict[str, int] = field(default_factory=dict)  # bytes, where not the device's budget
+    windows: tuple[int, ...] = ()  # layers of each device in a round
+    rounds: int = 1
+    planned: dict | None = None
 
 
 def threads(device: Device) -> int:
@@ -76,8 +76,7 @@ def even_plan(scenario: Scenario, n_layer: int, rounds: int) -> Plan:
 
 def _device_options(bench: Bench, device: str) -> list[str]:
     limits = bench.home.cluster.device(device)
-    memory = bench.plan.memories.get(device, limits.budget_bytes)
-    return ["-m", bench.home.model(device), "--memory", str(memory), "--threads", str(threads(limits))]
+    return ["-m", bench.home.model(device), "--memory", str(limits.budget_bytes), "--threads", str(threads(limits))]
 
 
 def _share_key(bench: Bench) -> None:
@@ -88,7 +87,7 @@ def _share_key(bench: Bench) -> None:
 
 
 def start_prima(bench: Bench, prompt: str, tokens: int, report: pathlib.Path):
-    """Starts a ring; its head and its workers. Workers join in the plan's order."""
+    """Starts a ring; its head and its workers. Workers join in the plan's order, for windows by hand."""
     home, plan = bench.home, bench.plan
     head, *workers = plan.devices
     prompt_file = home.folder / head / "prompt"
@@ -98,8 +97,13 @@ def start_prima(bench: Bench, prompt: str, tokens: int, report: pathlib.Path):
                "--json", str(report)]
     if workers:
         _share_key(bench)
-        command += ["--workers", str(len(workers)), "--windows", ",".join(map(str, plan.windows)),
-                    "--rounds", str(plan.rounds), "--port", str(PORT)]
+        command += ["--workers", str(len(workers)), "--port", str(PORT)]
+    if plan.planned:
+        plan_file = home.folder / head / "plan.json"
+        plan_file.write_text(json.dumps(plan.planned), encoding="utf-8")
+        command += ["--plan", str(plan_file)]
+    elif plan.windows:
+        command += ["--windows", ",".join(map(str, plan.windows)), "--rounds", str(plan.rounds)]
     head_process = home.start(head, bench.note(head, command), log=home.folder / "head.log")
     worker_processes = []
     for worker in workers:
@@ -134,7 +138,7 @@ def _prima_answer(bench: Bench, length: int, tokens: int) -> dict:
     answer["seconds"] = time.monotonic() - begin
     joined = [device["name"] for device in answer["plan"]["devices"]][1:]
     if joined != list(bench.plan.devices[1:]):
-        raise LabError(f"workers joined as {joined}, not in the plan's order {bench.plan.devices[1:]}")
+        raise LabError(f"the ring is {joined}, not as planned {bench.plan.devices[1:]}")
     return answer
 
 
@@ -156,7 +160,7 @@ def prima(bench: Bench, cold: bool) -> dict:
 def prima_alone(bench: Bench, cold: bool) -> dict:
     """On the head alone, as if there were no others."""
     plan = bench.plan
-    bench.plan = Plan(plan.devices[:1], (), 1)
+    bench.plan = Plan(plan.devices[:1])
     try:
         return prima(bench, cold)
     finally:
