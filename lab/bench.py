@@ -12,7 +12,6 @@ import json
 import os
 import pathlib
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +19,8 @@ from dataclasses import dataclass
 
 import faults
 import planning
+import throughput
+from cluster_file import Cluster, Device
 from household import Household, LabError
 from models import Models
 from observation import Observation
@@ -64,28 +65,35 @@ def prompt_text(tokens: int, tokens_per_word: float = 1.0) -> str:
     return " ".join(["a"] * max(1, round((tokens - 1) / tokens_per_word)))
 
 
-def _run_alone(prima: pathlib.Path, model: pathlib.Path, context: int, prompt: str, tokens: int) -> dict:
-    with tempfile.TemporaryDirectory() as folder:
-        report = pathlib.Path(folder) / "report.json"
-        done = subprocess.run(
-            [str(prima), "run", "-m", str(model), "-c", str(context), "--raw", "-p", prompt, "-n", str(tokens),
-             "--temp", "0", "--ignore-eos", "--threads", str(len(os.sched_getaffinity(0))), "--json", str(report)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False, timeout=900)
-        if done.returncode != 0:
-            raise LabError(f"prima run, without limits: {done.stderr.strip()[-500:]}")
-        return json.loads(report.read_text(encoding="utf-8"))
+def lone_device() -> Cluster:
+    """All of this machine, without limits; it goes before other programs as devices do."""
+    device = Device(name="machine", memory_bytes=available_memory(), reserve_bytes=0, disk_bytes_per_second=0,
+                    cores=None, outage=None, gpus=0)
+    return Cluster(name="this machine", head=device.name, devices=(device,), links={}, jitter_ms=0, loss_percent=0)
 
 
-def measure_reference(prima: pathlib.Path, model: pathlib.Path, scenario: Scenario, planned: dict,
+def _run_alone(home: Household, prima: pathlib.Path, model: pathlib.Path, context: int, prompt: str,
+               tokens: int) -> dict:
+    report = home.folder / "report.json"
+    home.output("machine", [str(prima), "run", "-m", str(model), "-c", str(context), "--raw", "-p", prompt, "-n",
+                            str(tokens), "--temp", "0", "--ignore-eos", "--threads",
+                            str(len(os.sched_getaffinity(0))), "--json", str(report)], seconds=900)
+    return json.loads(report.read_text(encoding="utf-8"))
+
+
+def measure_reference(options: Options, model: pathlib.Path, scenario: Scenario, planned: dict,
                       ) -> tuple[Reference | None, dict[int, str]]:
     """The model in memory, where there is enough, and the texts of the prompts."""
     if available_memory() < 1.15 * model.stat().st_size:
         return None, {length: prompt_text(length) for length in scenario.prompts}
     length = min(REFERENCE_PROMPT, scenario.context // 2)
-    longer = _run_alone(prima, model, scenario.context, prompt_text(length), scenario.tokens)
-    tokens_per_word = (longer["prompt_tokens"] - 1) / (length - 1)
-    prompts = {asked: prompt_text(asked, tokens_per_word) for asked in scenario.prompts}
-    answer = _run_alone(prima, model, scenario.context, prompts[scenario.prompts[0]], scenario.tokens)
+    with Household(lone_device(), options.name, options.parent, options.relay) as home:
+        longer = _run_alone(home, options.prima, model, scenario.context, prompt_text(length), scenario.tokens)
+        tokens_per_word = (longer["prompt_tokens"] - 1) / (length - 1)
+        prompts = {asked: prompt_text(asked, tokens_per_word) for asked in scenario.prompts}
+        answer = _run_alone(home, options.prima, model, scenario.context, prompts[scenario.prompts[0]],
+                            scenario.tokens)
+    say(f"in memory: TPOT {answer['tpot_ms']:.0f} ms")
     return Reference(tpot_ms=min(longer["tpot_ms"], answer["tpot_ms"]),
                      prefill_tokens_per_second=longer["prefill_tokens_per_second"],
                      weight_bytes=planning.weight_bytes(planned), tokens=tuple(answer["tokens"])), prompts
@@ -115,7 +123,7 @@ class Measurement:
         begin = time.monotonic()
         scenario = self.scenario
         unrated = self.plan_for(scenario, None)
-        self.reference, self.prompts = measure_reference(self.options.prima, self.model, scenario, unrated)
+        self.reference, self.prompts = measure_reference(self.options, self.model, scenario, unrated)
         self.planned = self.plan_for(scenario, self.reference)
         plan = planning.plan_of(self.planned)
         result = {
@@ -136,9 +144,10 @@ class Measurement:
             result["runs"] = self._in_turns(bench, scenario.systems)
             result["limit_tpot_ms"] = self._limit(scenario, result["runs"])
             result["sweeps"] = {"rounds": self._rounds(bench)}
+            if scenario.users:
+                result["throughput"] = throughput.measure(bench)
             if scenario.stall:
-                bench.answer_begins_seconds = self._begin_seconds(result["runs"])
-                result["faults"] = faults.measure(bench, scenario.stall)
+                result["faults"] = faults.measure(bench, scenario.stall, self._pace(result["runs"]))
             result["not_emulated"] = home.not_emulated
         result["frames"] = home.frames
         result["sweeps"]["memories"] = self._memories(scenario)
@@ -196,10 +205,11 @@ class Measurement:
         say(f"{run['system']}, {'cold' if run['cold'] else 'warm'}: {what}{wrong}{noise} [{run['seconds']:.0f} s]")
 
     @staticmethod
-    def _begin_seconds(runs: list[dict]) -> float:
-        """Of the slowest ring so far, and two tokens later."""
-        return max((run["start_ms"] + next(iter(run["ttft_ms"].values())) + 2 * run["tpot_ms"]) / 1000
-                   for run in runs if "start_ms" in run)
+    def _pace(runs: list[dict]) -> faults.Pace:
+        """Of the slowest ring so far; it has begun when two tokens are there."""
+        tpot = max(run["tpot_ms"] for run in runs if "start_ms" in run) / 1000
+        first = max(run["start_ms"] + next(iter(run["ttft_ms"].values())) for run in runs if "start_ms" in run)
+        return faults.Pace(first / 1000 + 2 * tpot, tpot)
 
     def _limit(self, scenario: Scenario, runs: list[dict]) -> float:
         kv_cache = next((run["kv_cache_bytes"] for run in runs if "kv_cache_bytes" in run), 0)

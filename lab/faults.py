@@ -6,31 +6,45 @@ Not thread-safe.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 
-from systems import Bench, last_lines, start_prima
+from systems import Bench, last_lines, start_answer
 
 # Longer than any pause that the ring could take for a slow network.
 STALL_SECONDS = 3.0
 # After this, an answer that should have ended, or failed, hangs.
 ENDING_SECONDS = 120
-TOKENS = 16
+# How long an answer is to last, at the pace that was measured.
+ANSWER_SECONDS = 15
 
 
-def _answer(bench: Bench, device: str, fault) -> dict:
+@dataclass(frozen=True)
+class Pace:
+    """Of the ring without faults."""
+
+    begins_seconds: float  # from its start to its first tokens
+    tpot_seconds: float
+
+    def tokens(self, context: int) -> int:
+        return min(context // 2, 4 + math.ceil(ANSWER_SECONDS / self.tpot_seconds))
+
+
+def _answer(bench: Bench, device: str, pace: Pace, fault) -> dict:
     """A ring that answers; once it does so, `fault` is done to the device's process."""
     home = bench.home
     report = home.folder / "report.json"
     report.unlink(missing_ok=True)
     (home.folder / "head.log").unlink(missing_ok=True)  # of which the end is shown
     prompt = next(iter(bench.prompts.values()))
-    head, workers = start_prima(bench, prompt, TOKENS, report)
-    victim = workers[bench.plan.devices[1:].index(device)]
+    processes = start_answer(bench, prompt, pace.tokens(bench.scenario.context), report)
+    head, victim = processes[0], processes[bench.plan.devices.index(device)]
     try:
-        time.sleep(bench.answer_begins_seconds)
+        time.sleep(pace.begins_seconds)
         begin = time.monotonic()
         if head.poll() is None:
             fault(victim)
@@ -44,7 +58,7 @@ def _answer(bench: Bench, device: str, fault) -> dict:
             found["tokens"] = json.loads(report.read_text(encoding="utf-8"))["tokens"]
         return found
     finally:
-        for process in (head, *workers):
+        for process in processes:
             home.end(process)
 
 
@@ -54,11 +68,11 @@ def _stall(process: subprocess.Popen) -> None:
     os.kill(process.pid, signal.SIGCONT)
 
 
-def measure(bench: Bench, device: str) -> dict:
+def measure(bench: Bench, device: str, pace: Pace) -> dict:
     """Tokens after a stall are compared with those of a ring in which nothing happened."""
-    undisturbed = _answer(bench, device, lambda process: None)
-    stalled = _answer(bench, device, _stall)
-    gone = _answer(bench, device, lambda process: process.kill())
+    undisturbed = _answer(bench, device, pace, lambda process: None)
+    stalled = _answer(bench, device, pace, _stall)
+    gone = _answer(bench, device, pace, lambda process: process.kill())
     return {
         "device": device,
         "stall": {**stalled, "for_seconds": STALL_SECONDS,

@@ -198,13 +198,15 @@ class Household:
         return self.network.address(device)
 
     def start(self, device: str, command: list[str], log: pathlib.Path | None = None,
-              environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Starts a program on a device. Its output goes to `log`, if given, else to this program's."""
+              limited: bool = True) -> subprocess.Popen[bytes]:
+        """Starts a program on a device. Its output goes to `log`, if given, else to this program's. One
+        that is not limited is only on the device's network, as a user beside it is."""
         own = self.folder / device
         variables = {key: value for key, value in os.environ.items() if not key.startswith("PRIMA_")}
         variables |= {"HOME": str(own), "XDG_RUNTIME_DIR": str(own), "XDG_CONFIG_HOME": str(own),
-                      "XDG_CACHE_HOME": str(own), "TMPDIR": str(own)} | (environment or {})
-        groups = " ".join(str(folder / "cgroup.procs") for folder in self.groups.folders(device))
+                      "XDG_CACHE_HOME": str(own), "TMPDIR": str(own)}
+        folders = self.groups.folders(device) if limited else []
+        groups = " ".join(str(folder / "cgroup.procs") for folder in folders)
         enter = f'for procs in {groups}; do echo $$ >"$procs" || exit 125; done; exec "$@"'
         output = open(log, "ab") if log else None
         try:
@@ -226,10 +228,10 @@ class Household:
             self.end(process)
             return 124
 
-    def output(self, device: str, command: list[str], seconds: float = 60) -> str:
+    def output(self, device: str, command: list[str], seconds: float = 60, **options) -> str:
         """Standard output and errors of a program that must succeed."""
         log = self.folder / f"output-{time.monotonic_ns()}"
-        status = self.run(device, command, seconds, log=log)
+        status = self.run(device, command, seconds, log=log, **options)
         text = log.read_text(encoding="utf-8", errors="replace")
         if status != 0:
             raise LabError(f"on {device}, {' '.join(command)} ended with {status}: {text.strip()[-2000:]}")

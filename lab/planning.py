@@ -55,6 +55,10 @@ def rated_cluster_file(scenario: Scenario, reference: Reference | None) -> str:
             parameters = reference.weight_bytes * 8 / 4.6
             table["cpu"] = {"weights": share * reference.weight_bytes / (reference.tpot_ms / 1000),
                             "operations_per_second": share * 2 * parameters * reference.prefill_tokens_per_second}
+    for table in [root.get("network", {}), *root.get("link", [])]:
+        if "round_trip_ms" in table:
+            # What the planner is told of an unsteady link is its mean, half the jitter each way.
+            table["round_trip_ms"] += scenario.cluster.jitter_ms
     lines = []
     for key, value in root.items():
         tables = value if isinstance(value, list) and key in ("device", "link") else []

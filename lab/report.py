@@ -153,6 +153,16 @@ def _sweeps(result: dict) -> list[str]:
     return lines
 
 
+def _throughput(result: dict) -> list[str]:
+    measured = result.get("throughput")
+    if not measured:
+        return []
+    return ["", "Tokens a second for several users at once, as a server:", ""] + _table(
+        ["users", "tokens a second", "of one user's"],
+        [[str(point["users"]), f"{point['tokens_per_second']:.2f}",
+          f"{point['tokens_per_second'] / measured[0]['tokens_per_second']:.2f}x"] for point in measured])
+
+
 def _faults(result: dict) -> list[str]:
     faults = result.get("faults")
     if not faults:
@@ -174,7 +184,7 @@ def section(result: dict, drawings: dict[str, str], folder: str) -> list[str]:
     if results.of_system(result, _systems(result)[0]):
         lines += ["", f"{results.shown_title(_systems(result)[0])}, per device, in the median run:", ""]
         lines += _table(DEVICE_HEADER, _device_rows(result))
-    lines += _sweeps(result) + _faults(result)
+    lines += _sweeps(result) + _throughput(result) + _faults(result)
     for name in drawings:
         lines += ["", f"![{result['title']}: {name}]({folder}/{result['scenario']}-{name}.svg)"]
     lines += ["", "<details><summary>Commands</summary>", "", "```", *result["commands"], "```", "", "</details>", ""]

@@ -13,6 +13,7 @@ systems and how often.
     slow_repetitions = 1            # of those systems
     rounds = [1, 2, 4, 8]           # also Prima with so many rounds, windows even
     memories = ["1 GiB", "2 GiB"]   # also Prima with so much memory on its only device
+    users = [1, 4, 8]               # also tokens a second of `prima serve` for so many at once
     stall = "node3"                 # also what happens when this device stalls, and when it leaves
 
 Pure functions but for reading the file.
@@ -39,7 +40,8 @@ TINYLLAMA = "tinyllama"
 
 _DEFAULTS = {
     "model": "8b", "copies": "own", "context": 1024, "prompts": [16], "tokens": 16, "repetitions": 3,
-    "systems": ["prima"], "slow_tokens": 3, "slow_repetitions": 1, "rounds": [], "memories": [], "stall": "",
+    "systems": ["prima"], "slow_tokens": 3, "slow_repetitions": 1, "rounds": [], "memories": [], "users": [],
+    "stall": "",
 }
 
 
@@ -59,6 +61,7 @@ class Scenario:
     slow_repetitions: int
     rounds: tuple[int, ...]
     memories: tuple[int, ...]  # bytes
+    users: tuple[int, ...]
     stall: str
 
 

@@ -41,7 +41,6 @@ class Bench:
     plan: Plan
     n_layer: int
     commands: list[str] = field(default_factory=list)  # as run, each once
-    answer_begins_seconds: float = 0  # after a ring was started: its first tokens are there
 
     def note(self, device: str, command: list[str]) -> list[str]:
         line = f"{device}$ " + " ".join(command)
@@ -86,15 +85,12 @@ def _share_key(bench: Bench) -> None:
         bench.home.output(worker, [str(bench.prima), "key", "--set", key])
 
 
-def start_prima(bench: Bench, prompt: str, tokens: int, report: pathlib.Path):
-    """Starts a ring; its head and its workers. Workers join in the plan's order, for windows by hand."""
+def start_ring(bench: Bench, arguments: list[str]) -> list[subprocess.Popen[bytes]]:
+    """Starts `prima` with these arguments on the plan's head, and its workers; the head comes first.
+    Workers join in the plan's order, for windows by hand."""
     home, plan = bench.home, bench.plan
     head, *workers = plan.devices
-    prompt_file = home.folder / head / "prompt"
-    prompt_file.write_text(prompt, encoding="utf-8")
-    command = [str(bench.prima), "run", *_device_options(bench, head), "-c", str(bench.scenario.context),
-               "--raw", "-f", str(prompt_file), "-n", str(tokens), "--temp", "0", "--ignore-eos",
-               "--json", str(report)]
+    command = [str(bench.prima), *arguments, *_device_options(bench, head)]
     if workers:
         _share_key(bench)
         command += ["--workers", str(len(workers)), "--port", str(PORT)]
@@ -104,14 +100,20 @@ def start_prima(bench: Bench, prompt: str, tokens: int, report: pathlib.Path):
         command += ["--plan", str(plan_file)]
     elif plan.windows:
         command += ["--windows", ",".join(map(str, plan.windows)), "--rounds", str(plan.rounds)]
-    head_process = home.start(head, bench.note(head, command), log=home.folder / "head.log")
-    worker_processes = []
+    processes = [home.start(head, bench.note(head, command), log=home.folder / "head.log")]
     for worker in workers:
         time.sleep(0.7)  # so that each has joined before the next
         join = [str(bench.prima), "join", *_device_options(bench, worker), "--name", worker,
                 "--head", f"{home.address(head)}:{PORT}"]
-        worker_processes.append(home.start(worker, bench.note(worker, join), log=home.folder / f"{worker}.log"))
-    return head_process, worker_processes
+        processes.append(home.start(worker, bench.note(worker, join), log=home.folder / f"{worker}.log"))
+    return processes
+
+
+def start_answer(bench: Bench, prompt: str, tokens: int, report: pathlib.Path) -> list[subprocess.Popen[bytes]]:
+    prompt_file = bench.home.folder / bench.plan.devices[0] / "prompt"
+    prompt_file.write_text(prompt, encoding="utf-8")
+    return start_ring(bench, ["run", "-c", str(bench.scenario.context), "--raw", "-f", str(prompt_file), "-n",
+                              str(tokens), "--temp", "0", "--ignore-eos", "--json", str(report)])
 
 
 def last_lines(home: Household, log: str, count: int = 5) -> str:
@@ -124,13 +126,13 @@ def _prima_answer(bench: Bench, length: int, tokens: int) -> dict:
     report = bench.home.folder / "report.json"
     report.unlink(missing_ok=True)
     begin = time.monotonic()
-    head, workers = start_prima(bench, bench.prompts[length], tokens, report)
+    processes = start_answer(bench, bench.prompts[length], tokens, report)
     try:
-        status = head.wait(timeout=ANSWER_SECONDS)
+        status = processes[0].wait(timeout=ANSWER_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise LabError(f"no answer after {ANSWER_SECONDS} s: {last_lines(bench.home, 'head.log')}") from error
     finally:
-        for process in (head, *workers):
+        for process in processes:
             bench.home.end(process)
     if status != 0:
         raise LabError(f"prima run ended with {status}: {last_lines(bench.home, 'head.log')}")
