@@ -3,6 +3,7 @@
     python3 lab check CLUSTER.toml                   builds it and measures every limit
     python3 lab run CLUSTER.toml DEVICE=COMMAND ...  runs a command on each device, until the last named ends
     python3 lab bench SCENARIO ...                   measures scenarios (lab/scenarios/, or files)
+    python3 lab publish                              writes docs/benchmarks.md from the measured scenarios
     python3 lab clean                                removes what a killed lab left
 
 In COMMAND, {NAME} is the address of device NAME. Needs root.
@@ -15,6 +16,7 @@ import dataclasses
 import json
 import pathlib
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +30,8 @@ from models import Models
 from report import terminal_table, write_report
 from scenario import find_scenario, read_scenario
 from systems import SLOW
+
+MEASURED = HERE.parent / "build/lab"
 
 
 def check(home: Household, _: argparse.Namespace) -> int:
@@ -89,6 +93,19 @@ def bench(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def publish(measured: pathlib.Path) -> int:
+    folder = HERE.parent / "docs/benchmarks"
+    results = sorted(measured.glob("*.json"))
+    if not results:
+        print(f"lab: nothing was measured into {measured}", file=sys.stderr)
+        return 2
+    folder.mkdir(exist_ok=True)
+    for result in results:
+        shutil.copyfile(result, folder / result.name)
+    write_report(folder, folder.parent / "benchmarks.md")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="lab", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--name", default=DEFAULT_NAME, help="of namespaces, cgroups and folder; one lab at a time")
@@ -102,11 +119,13 @@ def main() -> int:
         part.add_argument("cluster", type=pathlib.Path)
         if verb is run:
             part.add_argument("commands", nargs="+", metavar="DEVICE=COMMAND")
+    part = verbs.add_parser("publish")
+    part.add_argument("--measured", type=pathlib.Path, default=MEASURED, help="the folder of the results")
     part = verbs.add_parser("bench")
     part.add_argument("scenarios", nargs="+", metavar="SCENARIO")
     part.add_argument("--model", type=pathlib.Path, help="a GGUF file to measure instead of the scenario's model")
     part.add_argument("--prima", type=pathlib.Path, default=HERE.parent / "build/release/prima")
-    part.add_argument("--output", type=pathlib.Path, default=HERE.parent / "build/lab", help="a folder for the results")
+    part.add_argument("--output", type=pathlib.Path, default=MEASURED, help="a folder for the results")
     part.add_argument("--if-possible", action="store_true", help="succeed, saying why, where there can be no lab")
     part.add_argument("--only-prima", action="store_true", help="leave llama.cpp out")
     arguments = parser.parse_args()
@@ -122,6 +141,8 @@ def main() -> int:
                     for what in sweep.sweep(name, arguments.folder / name)]
             print("\n".join(f"lab: could not remove {what}" for what in left), end="", file=sys.stderr)
             return 1 if left else 0
+        if arguments.verb == "publish":
+            return publish(arguments.measured)
         if arguments.verb == "bench":
             return bench(arguments)
         with Household(read_cluster(arguments.cluster), arguments.name, arguments.folder, arguments.relay) as home:

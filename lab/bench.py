@@ -31,6 +31,7 @@ from systems import SLOW, SYSTEMS, Bench, Plan, even_plan
 # A run that other programs or the host disturbed is thrown out and made again, so often.
 ATTEMPTS = 3
 REFERENCE_PROMPT = 128
+LONG_PROMPT = 128
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class Measurement:
         for _ in range(ATTEMPTS):
             with Observation(bench.home) as seen:
                 try:
-                    figures = SYSTEMS[system](bench, cold)
+                    figures = SYSTEMS[system](bench, cold, self._lengths(repetition))
                 except LabError as error:
                     figures = {"failed": str(error)}
             run = {"system": system, "repetition": repetition, "cold": cold, "seconds": seen.seconds,
@@ -195,6 +196,10 @@ class Measurement:
         for run in runs[:-1]:
             run["thrown_out"] = True
         return runs
+
+    def _lengths(self, repetition: int) -> list[int]:
+        """Of the prompts; long ones, which take minutes, are measured once."""
+        return [length for length in self.scenario.prompts if length <= LONG_PROMPT or repetition == 0]
 
     @staticmethod
     def _say(run: dict) -> None:

@@ -39,7 +39,6 @@ def _answer(bench: Bench, device: str, pace: Pace, fault) -> dict:
     home = bench.home
     report = home.folder / "report.json"
     report.unlink(missing_ok=True)
-    (home.folder / "head.log").unlink(missing_ok=True)  # of which the end is shown
     prompt = next(iter(bench.prompts.values()))
     processes = start_answer(bench, prompt, pace.tokens(bench.scenario.context), report)
     head, victim = processes[0], processes[bench.plan.devices.index(device)]

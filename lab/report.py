@@ -113,6 +113,11 @@ def _facts(result: dict) -> list[str]:
         lines.append(f"Plan: {len(plan['devices'])} of {len(result['devices'])} devices, {plan['rounds']} rounds, layers in "
                      f"each: {layers}. Predicted {_ms(plan['predicted_tpot_ms'])}, measured {_ms(measured)} "
                      f"({100 * (measured / plan['predicted_tpot_ms'] - 1):+.0f} %).")
+    expected = results.spread(result, "prima-by-itself", "expected_tpot_ms")
+    itself = results.spread(result, "prima-by-itself", "tpot_ms")
+    if expected and itself:
+        lines.append(f"Planning by itself, for a prompt and an answer, it expected {_ms(expected['median'])}, measured "
+                     f"{_ms(itself['median'])} ({100 * (itself['median'] / expected['median'] - 1):+.0f} %).")
     cold = results.spread(result, "prima", "start_ms", cold=True)
     warm = results.spread(result, "prima", "start_ms", cold=False)
     if cold and warm:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from figures import ratio_interval, summary
 
-TITLES = {"prima": "Prima", "prima-alone": "Prima, best device alone", "llama.cpp": "llama.cpp, mmap",
+TITLES = {"prima": "Prima", "prima-by-itself": "Prima, planning by itself",
+          "prima-alone": "Prima, best device alone", "llama.cpp": "llama.cpp, mmap",
           "llama.cpp-rpc": "llama.cpp, RPC servers", "prima-serve": "Prima, as a server"}
 
 

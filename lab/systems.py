@@ -1,7 +1,7 @@
 """How each system that can be measured is run in a household, and what it says of itself.
 
-A system is a function `(bench, cold) -> dict`: it starts its programs, has them answer, ends them, and
-returns figures: `tpot_ms`, `ttft_ms` (by prompt length), `start_ms` (until it could take a prompt), and
+A system is a function `(bench, cold, lengths) -> dict`: it starts its programs, has them answer prompts of
+these lengths, ends them, and returns figures: `tpot_ms`, `ttft_ms` (by prompt length), `start_ms` (until it could take a prompt), and
 `tokens` where it tells them. Another system is one more such function in SYSTEMS.
 
 Not thread-safe.
@@ -100,6 +100,7 @@ def start_ring(bench: Bench, arguments: list[str]) -> list[subprocess.Popen[byte
         command += ["--plan", str(plan_file)]
     elif plan.windows:
         command += ["--windows", ",".join(map(str, plan.windows)), "--rounds", str(plan.rounds)]
+    (home.folder / "head.log").unlink(missing_ok=True)
     processes = [home.start(head, bench.note(head, command), log=home.folder / "head.log")]
     for worker in workers:
         time.sleep(0.7)  # so that each has joined before the next
@@ -139,15 +140,16 @@ def _prima_answer(bench: Bench, length: int, tokens: int) -> dict:
     answer = json.loads(report.read_text(encoding="utf-8"))
     answer["seconds"] = time.monotonic() - begin
     joined = [device["name"] for device in answer["plan"]["devices"]][1:]
-    if joined != list(bench.plan.devices[1:]):
+    by_itself = not bench.plan.planned and not bench.plan.windows
+    if not by_itself and joined != list(bench.plan.devices[1:]):
         raise LabError(f"the ring is {joined}, not as planned {bench.plan.devices[1:]}")
     return answer
 
 
-def prima(bench: Bench, cold: bool) -> dict:
+def prima(bench: Bench, cold: bool, lengths: list[int]) -> dict:
     """The plan's ring; one ring for each prompt length, the answer that is measured after the first."""
     figures: dict = {"ttft_ms": {}}
-    for number, length in enumerate(bench.prompts):
+    for number, length in enumerate(lengths):
         if cold:
             bench.home.drop_caches()
         answer = _prima_answer(bench, length, bench.scenario.tokens if number == 0 else 1)
@@ -159,12 +161,32 @@ def prima(bench: Bench, cold: bool) -> dict:
     return figures
 
 
-def prima_alone(bench: Bench, cold: bool) -> dict:
+# What it says of its own plan: "... expected: 65 ms per token, ...".
+_EXPECTED = re.compile(r"expected: ([0-9.]+) (ms|s) per token")
+
+
+def prima_by_itself(bench: Bench, cold: bool, lengths: list[int]) -> dict:
+    """All devices join; the head profiles them and plans, as where nothing is said by hand. (For a prompt
+    of 512 tokens and an answer of 256, its default, not for the time per token alone.)"""
+    plan = bench.plan
+    bench.plan = Plan(tuple([bench.home.cluster.head] + [device.name for device in bench.home.cluster.devices
+                                                         if device.name != bench.home.cluster.head]))
+    try:
+        figures = prima(bench, cold, lengths)
+    finally:
+        bench.plan = plan
+    said = _EXPECTED.search((bench.home.folder / "head.log").read_text(encoding="utf-8", errors="replace"))
+    if said:
+        figures["expected_tpot_ms"] = float(said[1]) * (1000 if said[2] == "s" else 1)
+    return figures
+
+
+def prima_alone(bench: Bench, cold: bool, lengths: list[int]) -> dict:
     """On the head alone, as if there were no others."""
     plan = bench.plan
     bench.plan = Plan(plan.devices[:1])
     try:
-        return prima(bench, cold)
+        return prima(bench, cold, lengths)
     finally:
         bench.plan = plan
 
@@ -173,17 +195,17 @@ def prima_alone(bench: Bench, cold: bool) -> dict:
 _PERFORMANCE = re.compile(r"(prompt eval|eval) time = *([0-9.]+) ms / *([0-9]+) (?:tokens|runs)")
 
 
-def _llama_completion(bench: Bench, device: str, options: list[str]) -> dict:
+def _llama_completion(bench: Bench, device: str, lengths: list[int], options: list[str]) -> dict:
     """One process for each prompt length; the answer that is measured after the first."""
     if bench.llama_cpp is None:
         raise LabError("llama.cpp's programs are not built")
     home = bench.home
     figures: dict = {"ttft_ms": {}}
-    for number, prompt in enumerate(bench.prompts.values()):
+    for number, length in enumerate(lengths):
         log = home.folder / "llama-completion.log"
         log.unlink(missing_ok=True)
         prompt_file = home.folder / device / "prompt"
-        prompt_file.write_text(prompt, encoding="utf-8")
+        prompt_file.write_text(bench.prompts[length], encoding="utf-8")
         tokens = bench.scenario.slow_tokens if number == 0 else 1
         command = [str(bench.llama_cpp / "llama-completion"), "-m", home.model(device), "-t",
                    str(threads(home.cluster.device(device))), "-c", str(bench.scenario.context), "-f", str(prompt_file),
@@ -207,15 +229,15 @@ def best_device(home: Household) -> str:
     return max(home.cluster.devices, key=lambda device: (device.memory_bytes, device.disk_bytes_per_second)).name
 
 
-def llama_cpp(bench: Bench, cold: bool) -> dict:
+def llama_cpp(bench: Bench, cold: bool, lengths: list[int]) -> dict:
     """Alone on the best device, the model mapped. (By default it repacks weights into memory that the
     system can't take back, and is killed where that is too small; so without.)"""
     if cold:
         bench.home.drop_caches()
-    return _llama_completion(bench, best_device(bench.home), ["--no-repack"])
+    return _llama_completion(bench, best_device(bench.home), lengths, ["--no-repack"])
 
 
-def llama_cpp_rpc(bench: Bench, cold: bool) -> dict:
+def llama_cpp_rpc(bench: Bench, cold: bool, lengths: list[int]) -> dict:
     """Its RPC servers on all devices but the head, the layers dealt evenly."""
     if bench.llama_cpp is None:
         raise LabError("llama.cpp's programs are not built")
@@ -231,7 +253,7 @@ def llama_cpp_rpc(bench: Bench, cold: bool) -> dict:
     time.sleep(1)
     layers = bench.n_layer - math.ceil(bench.n_layer / len(home.cluster.devices))
     try:
-        return _llama_completion(bench, head, [
+        return _llama_completion(bench, head, lengths, [
             "--no-repack", "--rpc", ",".join(f"{home.address(d)}:{RPC_PORT}" for d in others),
             "-ngl", str(layers), "-ts", ",".join("1" for _ in others)])
     finally:
@@ -239,6 +261,6 @@ def llama_cpp_rpc(bench: Bench, cold: bool) -> dict:
             home.end(server)
 
 
-SYSTEMS = {"prima": prima, "prima-alone": prima_alone, "llama.cpp": llama_cpp, "llama.cpp-rpc": llama_cpp_rpc}
+SYSTEMS = {"prima": prima, "prima-by-itself": prima_by_itself, "prima-alone": prima_alone, "llama.cpp": llama_cpp, "llama.cpp-rpc": llama_cpp_rpc}
 # They read the whole model for a token where it does not fit, or send it over the network first.
 SLOW = ("llama.cpp", "llama.cpp-rpc")
