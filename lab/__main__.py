@@ -28,7 +28,7 @@ from cluster_file import ClusterFileError, read_cluster
 from household import DEFAULT_NAME, DEFAULT_PARENT, DEFAULT_RELAY, HERE, Household, LabError, why_not
 from models import Models
 from report import terminal_table, write_report
-from scenario import find_scenario, read_scenario
+from scenario import Scenario, find_scenario, read_scenario
 from systems import SLOW
 
 MEASURED = HERE.parent / "build/lab"
@@ -64,15 +64,24 @@ def llama_cpp_programs() -> pathlib.Path:
     return pathlib.Path(built.stdout.strip())
 
 
+def as_asked(scenario: Scenario, arguments: argparse.Namespace) -> Scenario:
+    """The scenario, but for what the command line says otherwise."""
+    if arguments.only_prima:
+        scenario = dataclasses.replace(scenario, systems=tuple(s for s in scenario.systems if s not in SLOW))
+    if arguments.shared_copy:
+        scenario = dataclasses.replace(scenario, copies="shared")
+    if arguments.repetitions:
+        scenario = dataclasses.replace(scenario, repetitions=arguments.repetitions,
+                                       slow_repetitions=min(arguments.repetitions, scenario.slow_repetitions))
+    return scenario
+
+
 def bench(arguments: argparse.Namespace) -> int:
     reason = why_not(arguments.name)
     if reason:
         print(f"lab: not run: {reason}", file=sys.stderr)
         return 0 if arguments.if_possible else 2
-    scenarios = [read_scenario(find_scenario(name)) for name in arguments.scenarios]
-    if arguments.only_prima:
-        scenarios = [dataclasses.replace(scenario, systems=tuple(s for s in scenario.systems if s not in SLOW))
-                     for scenario in scenarios]
+    scenarios = [as_asked(read_scenario(find_scenario(name)), arguments) for name in arguments.scenarios]
     rivals = any(system in SLOW for scenario in scenarios for system in scenario.systems)
     options = Options(arguments.name, arguments.folder, arguments.relay, arguments.prima.resolve(),
                       llama_cpp_programs() if rivals else None)
@@ -128,6 +137,8 @@ def main() -> int:
     part.add_argument("--output", type=pathlib.Path, default=MEASURED, help="a folder for the results")
     part.add_argument("--if-possible", action="store_true", help="succeed, saying why, where there can be no lab")
     part.add_argument("--only-prima", action="store_true", help="leave llama.cpp out")
+    part.add_argument("--repetitions", type=int, help="of each system, instead of what the scenario says")
+    part.add_argument("--shared-copy", action="store_true", help="one file for all devices, where disk space is short")
     arguments = parser.parse_args()
 
     def leave(number: int, _: object) -> None:
