@@ -113,6 +113,10 @@ class Measurement:
             file.flush()
             return planning.ask_plan(self.options.prima, pathlib.Path(file.name), self.model, scenario.context)
 
+    def ring_of(self, planned: dict) -> Plan:
+        takes = planning.takes_plans(self.options.prima)
+        return planning.plan_of(planned) if takes else planning.plan_by_hand(planned)
+
     def household(self, scenario: Scenario) -> Household:
         return Household(scenario.cluster, self.options.name, self.options.parent, self.options.relay)
 
@@ -126,7 +130,7 @@ class Measurement:
         unrated = self.plan_for(scenario, None)
         self.reference, self.prompts = measure_reference(self.options, self.model, scenario, unrated)
         self.planned = self.plan_for(scenario, self.reference)
-        plan = planning.plan_of(self.planned)
+        plan = self.ring_of(self.planned)
         result = {
             "version": 1, "scenario": scenario.name, "title": scenario.cluster.name,
             "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -136,6 +140,7 @@ class Measurement:
             "network": self._network(), "copies": scenario.copies, "context": scenario.context,
             "reference": dataclasses.asdict(self.reference) if self.reference else None,
             "plan": {"devices": plan.devices, "layers": planning.layers_of(self.planned), "rounds": plan.rounds,
+                     "windows_by_hand": plan.windows,
                      "predicted_tpot_ms": 1000 * self.planned["predicted"]["tpot_seconds"],
                      "timeline": {device["name"]: device["timeline"] for device in self.planned["devices"]}},
         }
@@ -239,7 +244,7 @@ class Measurement:
             planned = self.plan_for(sized, self.reference)
             with self.household(sized) as home:
                 home.place_model(self.model, scenario.copies == "own")
-                bench = self.bench(home, sized, planning.plan_of(planned))
+                bench = self.bench(home, sized, self.ring_of(planned))
                 runs = [run for system in scenario.systems for run in self.observe(bench, system, cold=True)]
             found.append({"memory_bytes": memory, "predicted_tpot_ms": 1000 * planned["predicted"]["tpot_seconds"],
                           "limit_tpot_ms": self._limit(sized, runs), "runs": runs})

@@ -86,6 +86,24 @@ def plan_of(planned: dict) -> Plan:
     return Plan(tuple(device["name"] for device in planned["devices"]), rounds=planned["rounds"], planned=planned)
 
 
+def takes_plans(prima: pathlib.Path) -> bool:
+    """Whether `prima run` has --plan; without it, only plans whose rounds are alike can be run."""
+    done = subprocess.run([str(prima), "run", "--help"], capture_output=True, text=True, check=False)
+    return "--plan" in done.stdout
+
+
+def plan_by_hand(planned: dict) -> Plan:
+    """The nearest with the same windows in each round, as `prima run --windows` takes them."""
+    rounds = planned["rounds"]
+    used = [(device["name"], sum(window[1] for window in device["windows"])) for device in planned["devices"]]
+    used = [(name, count) for name, count in used if count > 0]
+    windows = [max(1, round(count / rounds)) for _, count in used]
+    # Enough for all layers: the device that rounding took most from gets them.
+    while sum(windows) * rounds < planned["n_layer"]:
+        windows[max(range(len(used)), key=lambda i: used[i][1] / rounds - windows[i])] += 1
+    return Plan(tuple(name for name, _ in used), tuple(windows), rounds)
+
+
 def layers_of(planned: dict) -> list[list[int]]:
     """How many layers each device has, round by round."""
     return [[window[1] for window in device["windows"]] for device in planned["devices"]]

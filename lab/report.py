@@ -113,6 +113,8 @@ def _facts(result: dict) -> list[str]:
         lines.append(f"Plan: {len(plan['devices'])} of {len(result['devices'])} devices, {plan['rounds']} rounds, layers in "
                      f"each: {layers}. Predicted {_ms(plan['predicted_tpot_ms'])}, measured {_ms(measured)} "
                      f"({100 * (measured / plan['predicted_tpot_ms'] - 1):+.0f} %).")
+        if plan["windows_by_hand"]:
+            lines.append(f"Run with the same windows in each round: {', '.join(map(str, plan['windows_by_hand']))}.")
     expected = results.spread(result, "prima-by-itself", "expected_tpot_ms")
     itself = results.spread(result, "prima-by-itself", "tpot_ms")
     if expected and itself:

@@ -40,7 +40,7 @@ def result(**more) -> dict:
         "network": {"one_way_ms": 2, "mbit_per_second": 400, "shared": True, "jitter_ms": 10, "loss_percent": 0},
         "copies": "own", "context": 1024,
         "reference": {"tpot_ms": 300.0, "prefill_tokens_per_second": 20.0, "weight_bytes": 4 << 30, "tokens": [1, 2]},
-        "plan": {"devices": ["one", "two"], "layers": [[4, 4], [4, 4]], "rounds": 2, "predicted_tpot_ms": 1000.0,
+        "plan": {"devices": ["one", "two"], "layers": [[4, 4], [4, 4]], "rounds": 2, "windows_by_hand": [], "predicted_tpot_ms": 1000.0,
                  "timeline": {"one": [["compute", 0.0, 0.1]], "two": [["compute", 0.1, 0.4]]}},
         "runs": [run("prima", i, tpot) for i, tpot in enumerate((1000.0, 1100.0, 900.0))]
                 + [run("llama.cpp", i, tpot) for i, tpot in enumerate((12000.0, 12100.0, 12200.0))]
