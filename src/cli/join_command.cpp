@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -176,7 +177,13 @@ Result<int> join(const JoinOptions& options) {
   const auto find_heads = [&] {
     if (!named_heads.empty()) return named_heads;
     auto heads = transport::find_local_heads(folder);
-    if (lan) std::ranges::copy(lan->heads(), std::back_inserter(heads));
+    if (!lan) return heads;
+    std::set<std::uint16_t> ports;
+    for (const transport::Endpoint& head : heads) ports.insert(head.port);
+    for (transport::Endpoint& head : lan->heads()) {
+      const bool is_known = ports.contains(head.port) && transport::is_this_device(head.host);
+      if (!is_known) heads.push_back(std::move(head));
+    }
     return heads;
   };
   JoinLine line;

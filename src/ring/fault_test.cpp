@@ -184,6 +184,22 @@ TEST_F(Faults, AWorkerCutOffIsNamedAndComesBack) {
   });
 }
 
+// Announcements of heads that have died may be about for a while, and come first in the list.
+TEST_F(Faults, DeadHeadsKeepNoWorkerFromTheLiveOneForLong) {
+  world_.run([&] {
+    SimulatedRingOptions options = three_devices();
+    SimulatedWorkers workers(world_, options);
+    workers.heads = {{"dead1", 1}, {"dead2", 2}, {"head", SimulatedWorkers::kHeadPort}};
+    for (int i = 0; i < 4; ++i) {
+      const Instant started = world_.clock().now();
+      const auto ring = workers.form();
+      ASSERT_TRUE(ring) << ring.error().message();
+      // All have been asked once at most before the live head is; then the dead ones come last.
+      EXPECT_LT(world_.clock().now() - started, i == 0 ? seconds(6) : seconds(3)) << i;
+    }
+  });
+}
+
 TEST_F(Faults, StatusIsToldWhileTheRingForms) {
   world_.run([&] {
     SimulatedWorkers workers(world_, three_devices());

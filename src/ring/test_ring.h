@@ -61,29 +61,26 @@ class SimulatedWorkers {
   void start(std::uint32_t i) {
     Running running{.name = "worker" + std::to_string(i), .worker = nullptr, .thread = nullptr};
     transport::Network& network = world_.host(running.name);
-    running.worker =
-        Worker::create(
-            network,
-            {.device_name = running.name,
-             .find_heads =
-                 [] {
-                   return std::vector<transport::Endpoint>{{"head", kHeadPort}};
-                 },
-             .make_executor = [this](const Assignment& assignment, const compute::LoadProgress&)
-                 -> Result<std::unique_ptr<compute::Executor>> {
-               if (on_load) PRIMA_RETURN_IF_ERROR(on_load(assignment));
-               compute::ExecutorOptions options;
-               options.windows = windows_of(assignment.route, assignment.device);
-               options.is_head = false;
-               options.n_ctx = assignment.n_ctx;
-               return make_executor(assignment.device, options);
-             },
-             .on_status =
-                 [this, i](const WorkerStatus& status) {
-                   statuses[i] = status;
-                   if (on_state) on_state(i, status.state);
-                 }})
-            .value();
+    running.worker = Worker::create(network, {.device_name = running.name,
+                                              .find_heads = [this] { return heads; },
+                                              .make_executor = [this](const Assignment& assignment,
+                                                                      const compute::LoadProgress&)
+                                                  -> Result<std::unique_ptr<compute::Executor>> {
+                                                if (on_load)
+                                                  PRIMA_RETURN_IF_ERROR(on_load(assignment));
+                                                compute::ExecutorOptions options;
+                                                options.windows =
+                                                    windows_of(assignment.route, assignment.device);
+                                                options.is_head = false;
+                                                options.n_ctx = assignment.n_ctx;
+                                                return make_executor(assignment.device, options);
+                                              },
+                                              .on_status =
+                                                  [this, i](const WorkerStatus& status) {
+                                                    statuses[i] = status;
+                                                    if (on_state) on_state(i, status.state);
+                                                  }})
+                         .value();
     running.thread =
         network.start_thread("worker", [worker = running.worker.get()] { worker->run(); });
     workers_.push_back(std::move(running));
@@ -117,6 +114,7 @@ class SimulatedWorkers {
         [](std::uint16_t) -> Result<std::shared_ptr<void>> { return std::shared_ptr<void>(); });
   }
 
+  std::vector<transport::Endpoint> heads{{"head", kHeadPort}};  // that workers are told of
   std::function<Status(const Assignment&)> on_load;
   std::function<void(std::uint32_t worker, WorkerStatus::State)> on_state;
   std::map<std::uint32_t, WorkerStatus> statuses;

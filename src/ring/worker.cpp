@@ -13,8 +13,11 @@ namespace {
 
 constexpr Duration kSearchInterval = std::chrono::milliseconds(250);
 
-// After heads that did not want this device, or did not answer.
-constexpr Duration kRefusedInterval = std::chrono::seconds(2);
+// A head that did not want this device is left alone for so long.
+constexpr Duration kRefusedPause = std::chrono::seconds(2);
+
+// For how long it is remembered how it went with a head.
+constexpr Duration kRemembered = std::chrono::seconds(60);
 
 // The longest wait without a look around; every real event interrupts it.
 constexpr Duration kLongWait = std::chrono::seconds(10);
@@ -71,21 +74,41 @@ void Worker::set_aside(transport::Message message) {
   early_.push_back(std::move(message));
 }
 
+// Asking a head that has died takes time for which another may be waiting, so those that did not
+// answer come last.
+std::optional<transport::Endpoint> Worker::choose_head() {
+  const Instant now = network_.clock().now();
+  std::erase_if(past_, [&](const auto& head) { return head.second.ended + kRemembered < now; });
+  std::optional<transport::Endpoint> chosen;
+  Instant chosen_silent{};
+  for (transport::Endpoint& head : options_.find_heads()) {
+    const auto past = past_.find(head);
+    Instant silent{};
+    if (past != past_.end()) {
+      const bool was_silent = past->second.silent;
+      if (now < past->second.ended + (was_silent ? kSearchInterval : kRefusedPause)) continue;
+      if (was_silent) silent = past->second.ended;
+    }
+    if (chosen && silent >= chosen_silent) continue;
+    chosen = std::move(head);
+    chosen_silent = silent;
+  }
+  return chosen;
+}
+
 void Worker::run() {
   set_state(WorkerStatus::State::searching);
   while (!stopping_) {
-    Duration pause = kSearchInterval;
-    for (const transport::Endpoint& head : options_.find_heads()) {
-      if (stopping_) break;
-      const bool served = join(head);
-      set_state(WorkerStatus::State::searching);
-      if (served) {  // look again: others may have come and gone meanwhile
-        pause = kSearchInterval;
-        break;
+    if (const auto head = choose_head()) {
+      const auto left_because = join(*head);
+      const Instant now = network_.clock().now();
+      if (left_because) {
+        past_[*head] = {.ended = now, .silent = *left_because == ErrorCode::unavailable};
       }
-      pause = kRefusedInterval;
+      set_state(WorkerStatus::State::searching);
+      if (left_because) continue;  // others may have come meanwhile
     }
-    const Instant until = network_.clock().now() + pause;
+    const Instant until = network_.clock().now() + kSearchInterval;
     while (!stopping_ && network_.clock().now() < until) {
       if (auto incoming = listener_->receive(until)) {
         log::debug("Dropped a message from {}: there is no head", incoming->address);
@@ -94,11 +117,11 @@ void Worker::run() {
   }
 }
 
-bool Worker::join(const transport::Endpoint& head) {
+std::optional<ErrorCode> Worker::join(const transport::Endpoint& head) {
   auto link = network_.connect(head);
   if (!link) {
     log::warn("{}", link.error().message());
-    return false;
+    return ErrorCode::unavailable;
   }
   status_ = {.state = WorkerStatus::State::greeting,
              .head = to_string(head),
@@ -113,12 +136,10 @@ bool Worker::join(const transport::Endpoint& head) {
                          .name = options_.device_name,
                          .data_port = listener_->port()},
                         [this] { listener_->interrupt(); });
-  bool assigned = false;
   while (!stopping_) {
     const WorkerControl::State state = control.state();
     if (state == WorkerControl::State::left) break;
     if (const auto assignment = control.take_assignment()) {
-      assigned = true;
       const Status served = serve(*assignment, head, control);
       if (!served && control.state() != WorkerControl::State::left) {
         status_.last_error = served.error().message();
@@ -133,14 +154,14 @@ bool Worker::join(const transport::Endpoint& head) {
     auto incoming = listener_->receive(network_.clock().now() + kLongWait);
     if (incoming) set_aside(std::move(incoming->message));
   }
-  if (const auto reason = control.reason(); reason && reason->code != ErrorCode::cancelled) {
-    const std::string message = reason->message();
-    if (message != status_.last_error && reason->code != ErrorCode::resource_exhausted) {
-      log::warn("{}: {}", to_string(head), message);
-    }
-    status_.last_error = message;
+  const auto reason = control.reason();
+  if (!reason || reason->code == ErrorCode::cancelled) return std::nullopt;
+  const std::string message = reason->message();
+  if (message != status_.last_error && reason->code != ErrorCode::resource_exhausted) {
+    log::warn("{}: {}", to_string(head), message);
   }
-  return assigned;
+  status_.last_error = message;
+  return reason->code;
 }
 
 Result<std::unique_ptr<compute::Executor>> Worker::load(const Assignment& assignment,

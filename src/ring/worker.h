@@ -7,7 +7,7 @@
 //        |                                                               |       |
 //        +<--------------------------------------------------------------+--- serving
 //
-//   searching  knows no head; looks for one every kSearchInterval
+//   searching  knows no head that wants it; looks for one every kSearchInterval
 //   greeting   has said hello, awaits the welcome
 //   waiting    belongs to a head that gathers devices
 //   loading    reads its layers; heartbeats go on from the control thread
@@ -21,7 +21,9 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -70,11 +72,18 @@ class Worker {
   void stop();
 
  private:
+  struct Past {
+    Instant ended;
+    bool silent = false;
+  };
+
   Worker(transport::Network& network, std::unique_ptr<transport::Listener> listener,
          WorkerOptions options);
 
-  // Whether the head had work; all that may end it is in status_.
-  bool join(const transport::Endpoint& head);
+  std::optional<transport::Endpoint> choose_head();
+  // Until the head has finished or is lost. Why it was of no use, if so: unavailable where it does
+  // not answer.
+  std::optional<ErrorCode> join(const transport::Endpoint& head);
   Status serve(const Assignment& assignment, const transport::Endpoint& head,
                WorkerControl& control);
   Result<std::unique_ptr<compute::Executor>> load(const Assignment& assignment,
@@ -89,7 +98,8 @@ class Worker {
   const WorkerOptions options_;
   const std::uint64_t id_;
   WorkerStatus status_;
-  std::vector<transport::Message> early_;  // came before the assignment they belong to
+  std::vector<transport::Message> early_;     // came before the assignment they belong to
+  std::map<transport::Endpoint, Past> past_;  // with heads that were of no use
   std::atomic<bool> stopping_{false};
 };
 

@@ -64,7 +64,7 @@ class WorkerControl {
   std::uint64_t session_ = 0;
   std::function<NodeProgress()> progress_;
   std::chrono::milliseconds interval_{500};
-  std::chrono::milliseconds timeout_{3000};  // for the welcome; the head says its own then
+  std::chrono::milliseconds timeout_{2000};  // for the welcome; the head says its own then
   bool head_knows_ = false;
   bool stopping_ = false;
   std::atomic<std::uint32_t> epoch_{0};

@@ -28,7 +28,8 @@ const address_v4 kGroup({239, 192, 77, 7});
 constexpr std::uint16_t kPort = 47707;
 
 constexpr auto kAnnounceInterval = std::chrono::seconds(1);
-constexpr auto kForgetAfter = std::chrono::seconds(4);
+// Whoever hears of a head acts at once; a head that fell silent has most likely finished.
+constexpr auto kForgetAfter = std::chrono::milliseconds(1500);
 
 // This device's addresses on networks that take multicast.
 std::set<address_v4> own_addresses() {
@@ -161,6 +162,12 @@ tl::unexpected<Error> no_network(const std::exception& error) {
 bool lan_is_wanted() {
   const char* const wanted = std::getenv("PRIMA_LAN");
   return wanted == nullptr || std::string_view(wanted) != "off";
+}
+
+bool is_this_device(const std::string& address) {
+  asio::error_code error;
+  const address_v4 parsed = asio::ip::make_address_v4(address, error);
+  return !error && own_addresses().contains(parsed);
 }
 
 Result<std::shared_ptr<void>> announce_on_lan(const Key& key, std::uint16_t port) {

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/result.h"
@@ -19,6 +20,9 @@ namespace prima::transport {
 // Whether devices may look for each other beyond this one: unless the environment says
 // PRIMA_LAN=off, as tests do.
 bool lan_is_wanted();
+
+// Whether the address is one at which this device takes part in a network.
+bool is_this_device(const std::string& address);
 
 // Announces every second until destroyed. Fails with unavailable where there is no network.
 Result<std::shared_ptr<void>> announce_on_lan(const Key& key, std::uint16_t port);

@@ -95,6 +95,28 @@ class Process {
     }
   }
 
+  // What grows where something is not given back.
+  struct Footprint {
+    long resident_kib = 0;
+    std::ptrdiff_t threads = 0;
+    std::ptrdiff_t descriptors = 0;
+  };
+  Footprint footprint() const {
+    namespace fs = std::filesystem;
+    const fs::path folder = "/proc/" + std::to_string(pid_);
+    Footprint now;
+    std::istringstream status(read_file(folder / "status"));
+    for (std::string word; status >> word;) {
+      if (word == "VmRSS:") status >> now.resident_kib;
+    }
+    const auto count = [](const fs::path& in) {
+      return std::distance(fs::directory_iterator(in), fs::directory_iterator());
+    };
+    now.threads = count(folder / "task");
+    now.descriptors = count(folder / "fd");
+    return now;
+  }
+
   // Processor time used so far.
   Seconds processor_time() const {
     std::string text = read_file("/proc/" + std::to_string(pid_) + "/stat");

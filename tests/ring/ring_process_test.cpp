@@ -113,6 +113,45 @@ TEST_F(RingProcesses, NameAWorkerThatIsKilledOrStopsAndServeOnWithTheRest) {
   }
 }
 
+// Each chunk of a perplexity is a sequence of its own: a prompt, its logits, and the cells freed.
+TEST_F(RingProcesses, ServeAThousandRequestsWithoutGrowing) {
+  const std::string text = (folder_ / "text.txt").string();
+  {
+    std::ofstream out(text);
+    for (int i = 0; i < 3000; ++i) out << "word " << i * 7919 % 1000 << ' ';
+  }
+  const auto requests = [&](const char* n) {
+    return start({"model", "perplexity", "-m", model_, "-f", text, "-c", "8", "--chunks", n,
+                  "--threads", "1", "--workers", "3", "--rounds", "2"});
+  };
+  std::vector<std::unique_ptr<Process>> workers;
+  for (const char* name : {"one", "two", "three"}) workers.push_back(join(name));
+  const auto warm = requests("100");
+  ASSERT_EQ(warm->wait(kPatience), 0) << warm->output();
+  std::vector<Process::Footprint> before;
+  for (const auto& worker : workers) {
+    ASSERT_TRUE(worker->says("looking for a head", kPatience, 2));
+    before.push_back(worker->footprint());
+  }
+  const auto head = requests("1000");
+  ASSERT_TRUE(head->says("[100]", kPatience)) << head->output();
+  const Process::Footprint head_before = head->footprint();
+  ASSERT_TRUE(head->says("[900]", kPatience)) << head->output();
+  const Process::Footprint head_after = head->footprint();
+  ASSERT_EQ(head->wait(kPatience), 0) << head->output();
+  EXPECT_THAT(head->output(), HasSubstr("1000 chunks of 8 tokens"));
+  EXPECT_LE(head_after.threads, head_before.threads);
+  EXPECT_LE(head_after.descriptors, head_before.descriptors);
+  EXPECT_LE(head_after.resident_kib, head_before.resident_kib + 2048);
+  for (std::size_t i = 0; i < workers.size(); ++i) {
+    ASSERT_TRUE(workers[i]->says("looking for a head", kPatience, 3));
+    const Process::Footprint after = workers[i]->footprint();
+    EXPECT_LE(after.threads, before[i].threads);
+    EXPECT_LE(after.descriptors, before[i].descriptors + 2);  // some are still being closed
+    EXPECT_LE(after.resident_kib, before[i].resident_kib + 2048);
+  }
+}
+
 TEST_F(RingProcesses, AreFreeAgainWhenTheirHeadIsKilled) {
   const auto worker = join("worker");
   const auto head = run("4000", {"-c", "4096", "--workers", "1"});
