@@ -106,10 +106,14 @@ TEST_F(RingProcesses, NameAWorkerThatIsKilledOrStopsAndServeOnWithTheRest) {
     EXPECT_LT(Seconds(std::chrono::steady_clock::now() - struck), Seconds(7));
     EXPECT_THAT(head->output(), HasSubstr("victim"));
     EXPECT_NE(tokens({"--workers", "1"}), "");
-    if (signal == SIGSTOP) {  // what wakes up again joins again
+    // What wakes up again joins again, as does what is started again.
+    std::unique_ptr<Process> restarted;
+    if (signal == SIGSTOP) {
       victim->send(SIGCONT);
-      EXPECT_NE(tokens({"--workers", "2"}), "");
+    } else {
+      restarted = join("victim");
     }
+    EXPECT_NE(tokens({"--workers", "2"}), "");
   }
 }
 
