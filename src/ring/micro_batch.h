@@ -15,7 +15,7 @@ namespace prima::ring {
 // What a step of n tokens costs a device is about kStepCostTokens + n times what a token costs it:
 // reading the weights once, starting threads, rounding up to what kernels compute at once. Measured
 // with bench/step_bench; docs/protocol.md has the figures.
-inline constexpr double kStepCostTokens = 12;
+inline constexpr double kStepCostTokens = 16;
 
 // Tokens of a micro-batch, of a step of n_tokens on devices that take turns: as many as make the
 // whole fastest. n_tokens where cutting does not pay, on one device above all.
