@@ -84,7 +84,7 @@ def bench(arguments: argparse.Namespace) -> int:
     scenarios = [as_asked(read_scenario(find_scenario(name)), arguments) for name in arguments.scenarios]
     rivals = any(system in SLOW for scenario in scenarios for system in scenario.systems)
     options = Options(arguments.name, arguments.folder, arguments.relay, arguments.prima.resolve(),
-                      llama_cpp_programs() if rivals else None)
+                      llama_cpp_programs() if rivals else None, arguments.attempts)
     arguments.output.mkdir(parents=True, exist_ok=True)
     failed = 0
     models = Models(options.prima, arguments.folder / f"{arguments.name}-models", arguments.model)
@@ -138,6 +138,7 @@ def main() -> int:
     part.add_argument("--if-possible", action="store_true", help="succeed, saying why, where there can be no lab")
     part.add_argument("--only-prima", action="store_true", help="leave llama.cpp out")
     part.add_argument("--repetitions", type=int, help="of each system, instead of what the scenario says")
+    part.add_argument("--attempts", type=int, default=3, help="of a run that was disturbed")
     part.add_argument("--shared-copy", action="store_true", help="one file for all devices, where disk space is short")
     arguments = parser.parse_args()
 

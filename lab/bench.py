@@ -15,7 +15,7 @@ import platform
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import faults
 import planning
@@ -28,8 +28,6 @@ from planning import Reference
 from scenario import Scenario
 from systems import SLOW, SYSTEMS, Bench, Plan, even_plan
 
-# A run that other programs or the host disturbed is thrown out and made again, so often.
-ATTEMPTS = 3
 REFERENCE_PROMPT = 128
 LONG_PROMPT = 128
 
@@ -41,6 +39,10 @@ class Options:
     relay: pathlib.Path
     prima: pathlib.Path
     llama_cpp: pathlib.Path | None
+    # A run that other programs or the host disturbed is thrown out and made again: so often it is tried.
+    attempts: int = 3
+    # The model in memory is the same for scenarios that ask the same of it.
+    references: dict = field(default_factory=dict, compare=False)
 
 
 def say(text: str) -> None:
@@ -128,7 +130,10 @@ class Measurement:
         begin = time.monotonic()
         scenario = self.scenario
         unrated = self.plan_for(scenario, None)
-        self.reference, self.prompts = measure_reference(self.options, self.model, scenario, unrated)
+        key = (self.model, scenario.context, scenario.prompts, scenario.tokens)
+        if key not in self.options.references:
+            self.options.references[key] = measure_reference(self.options, self.model, scenario, unrated)
+        self.reference, self.prompts = self.options.references[key]
         self.planned = self.plan_for(scenario, self.reference)
         plan = self.ring_of(self.planned)
         result = {
@@ -182,7 +187,7 @@ class Measurement:
     def observe(self, bench: Bench, system: str, cold: bool, repetition: int = 0) -> list[dict]:
         """One run, and those before it that were disturbed. The last of them counts."""
         runs: list[dict] = []
-        for _ in range(ATTEMPTS):
+        for _ in range(self.options.attempts):
             with Observation(bench.home) as seen:
                 try:
                     figures = SYSTEMS[system](bench, cold, self._lengths(repetition))

@@ -128,20 +128,10 @@ def _facts(result: dict) -> list[str]:
     if known:
         lines.append(f"Tokens are those of the model in memory, without a lab, in {sum(known)} of {len(known)} runs.")
     lines.append(f"Thrown out because the machine was disturbed: {results.thrown_out(result)} runs. Counted although it "
-                 f"was, in {_attempts(result)} attempts: {results.disturbed(result)}.")
+                 f"was, each time: {results.disturbed(result)}.")
     if result["not_emulated"]:
         lines.append("Not emulated: " + "; ".join(result["not_emulated"]) + ".")
     return lines
-
-
-def _attempts(result: dict) -> int:
-    """How often a disturbed run was made again before it was counted all the same."""
-    again = 1
-    most = 1
-    for run in result["runs"]:
-        again = again + 1 if run["thrown_out"] else 1
-        most = max(most, again)
-    return most
 
 
 def _sweeps(result: dict) -> list[str]:
