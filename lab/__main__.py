@@ -96,6 +96,7 @@ def bench(arguments: argparse.Namespace) -> int:
             path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             print(terminal_table(result), flush=True)
             failed += any("failed" in run for run in result["runs"] if run["system"] not in SLOW)
+            failed += bool(result["failed"])
             failed += any(run.get("tokens_right") is False for run in result["runs"])
     write_report(arguments.output, arguments.output / "benchmarks.md")
     say(f"results: {arguments.output}/benchmarks.md, *.json and *.svg")

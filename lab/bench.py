@@ -155,10 +155,15 @@ class Measurement:
             result["runs"] = self._in_turns(bench, scenario.systems)
             result["limit_tpot_ms"] = self._limit(scenario, result["runs"])
             result["sweeps"] = {"rounds": self._rounds(bench)}
-            if scenario.users:
-                result["throughput"] = throughput.measure(bench)
-            if scenario.stall:
-                result["faults"] = faults.measure(bench, scenario.stall, self._pace(result["runs"]))
+            result["failed"] = []
+            try:
+                if scenario.users:
+                    result["throughput"] = throughput.measure(bench)
+                if scenario.stall:
+                    result["faults"] = faults.measure(bench, scenario.stall, self._pace(result["runs"]))
+            except LabError as error:  # the other figures stand
+                result["failed"].append(str(error))
+                say(f"failed: {error}")
             result["not_emulated"] = home.not_emulated
         result["frames"] = home.frames
         result["sweeps"]["memories"] = self._memories(scenario)
@@ -222,6 +227,8 @@ class Measurement:
     @staticmethod
     def _pace(runs: list[dict]) -> faults.Pace:
         """Of the slowest ring so far; it has begun when two tokens are there."""
+        if not any("start_ms" in run for run in runs):
+            raise LabError("no ring has answered")
         tpot = max(run["tpot_ms"] for run in runs if "start_ms" in run) / 1000
         first = max(run["start_ms"] + next(iter(run["ttft_ms"].values())) for run in runs if "start_ms" in run)
         return faults.Pace(first / 1000 + 2 * tpot, tpot)

@@ -129,6 +129,7 @@ def _facts(result: dict) -> list[str]:
         lines.append(f"Tokens are those of the model in memory, without a lab, in {sum(known)} of {len(known)} runs.")
     lines.append(f"Thrown out because the machine was disturbed: {results.thrown_out(result)} runs. Counted although it "
                  f"was, each time: {results.disturbed(result)}.")
+    lines += [f"Failed: {what}." for what in result["failed"]]
     if result["not_emulated"]:
         lines.append("Not emulated: " + "; ".join(result["not_emulated"]) + ".")
     return lines

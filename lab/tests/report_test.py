@@ -48,7 +48,7 @@ def result(**more) -> dict:
         "limit_tpot_ms": 800.0,
         "sweeps": {"rounds": [{"rounds": k, "windows": [16 // k] * 2, "runs": [run("prima", 0, 2000.0 / k)]}
                               for k in (1, 2)], "memories": []},
-        "not_emulated": ["GPUs of one"], "frames": "", "commands": ["one$ prima run"], "seconds": 100.0,
+        "not_emulated": ["GPUs of one"], "failed": [], "frames": "", "commands": ["one$ prima run"], "seconds": 100.0,
     } | more
 
 
