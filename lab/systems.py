@@ -254,7 +254,7 @@ def llama_cpp_rpc(bench: Bench, cold: bool, lengths: list[int]) -> dict:
     layers = bench.n_layer - math.ceil(bench.n_layer / len(home.cluster.devices))
     try:
         return _llama_completion(bench, head, lengths, [
-            "--no-repack", "--rpc", ",".join(f"{home.address(d)}:{RPC_PORT}" for d in others),
+            "--rpc", ",".join(f"{home.address(d)}:{RPC_PORT}" for d in others),
             "-ngl", str(layers), "-ts", ",".join("1" for _ in others)])
     finally:
         for server in servers:
