@@ -70,6 +70,8 @@ def as_asked(scenario: Scenario, arguments: argparse.Namespace) -> Scenario:
         scenario = dataclasses.replace(scenario, systems=tuple(s for s in scenario.systems if s not in SLOW))
     if arguments.shared_copy:
         scenario = dataclasses.replace(scenario, copies="shared")
+    if arguments.prompts:
+        scenario = dataclasses.replace(scenario, prompts=tuple(arguments.prompts))
     if arguments.repetitions:
         scenario = dataclasses.replace(scenario, repetitions=arguments.repetitions,
                                        slow_repetitions=min(arguments.repetitions, scenario.slow_repetitions))
@@ -84,7 +86,7 @@ def bench(arguments: argparse.Namespace) -> int:
     scenarios = [as_asked(read_scenario(find_scenario(name)), arguments) for name in arguments.scenarios]
     rivals = any(system in SLOW for scenario in scenarios for system in scenario.systems)
     options = Options(arguments.name, arguments.folder, arguments.relay, arguments.prima.resolve(),
-                      llama_cpp_programs() if rivals else None, arguments.attempts)
+                      llama_cpp_programs() if rivals else None, arguments.attempts, arguments.hook)
     arguments.output.mkdir(parents=True, exist_ok=True)
     failed = 0
     models = Models(options.prima, arguments.folder / f"{arguments.name}-models", arguments.model)
@@ -140,6 +142,8 @@ def main() -> int:
     part.add_argument("--only-prima", action="store_true", help="leave llama.cpp out")
     part.add_argument("--repetitions", type=int, help="of each system, instead of what the scenario says")
     part.add_argument("--attempts", type=int, default=3, help="of a run that was disturbed")
+    part.add_argument("--hook", default="", help="a program told 'begin' before each measurement, 'end' after it")
+    part.add_argument("--prompts", type=int, nargs="+", help="their lengths, instead of what the scenario says")
     part.add_argument("--shared-copy", action="store_true", help="one file for all devices, where disk space is short")
     arguments = parser.parse_args()
 

@@ -6,12 +6,14 @@ Not thread-safe.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
 import os
 import pathlib
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -41,8 +43,22 @@ class Options:
     llama_cpp: pathlib.Path | None
     # A run that other programs or the host disturbed is thrown out and made again: so often it is tried.
     attempts: int = 3
+    # A program that is told `begin` before a measurement, and waited for, and `end` after it: where others
+    # share this machine, it can keep them quiet meanwhile.
+    hook: str = ""
     # The model in memory is the same for scenarios that ask the same of it.
     references: dict = field(default_factory=dict, compare=False)
+
+
+@contextlib.contextmanager
+def undisturbed(options: Options):
+    if options.hook:
+        subprocess.run([options.hook, "begin"], check=True)
+    try:
+        yield
+    finally:
+        if options.hook:
+            subprocess.run([options.hook, "end"], check=True)
 
 
 def say(text: str) -> None:
@@ -90,7 +106,7 @@ def measure_reference(options: Options, model: pathlib.Path, scenario: Scenario,
     if available_memory() < 1.15 * model.stat().st_size:
         return None, {length: prompt_text(length) for length in scenario.prompts}
     length = min(REFERENCE_PROMPT, scenario.context // 2)
-    with Household(lone_device(), options.name, options.parent, options.relay) as home:
+    with Household(lone_device(), options.name, options.parent, options.relay) as home, undisturbed(options):
         longer = _run_alone(home, options.prima, model, scenario.context, prompt_text(length), scenario.tokens)
         tokens_per_word = (longer["prompt_tokens"] - 1) / (length - 1)
         prompts = {asked: prompt_text(asked, tokens_per_word) for asked in scenario.prompts}
@@ -158,7 +174,8 @@ class Measurement:
             result["failed"] = []
             try:
                 if scenario.users:
-                    result["throughput"] = throughput.measure(bench)
+                    with undisturbed(self.options):
+                        result["throughput"] = throughput.measure(bench)
                 if scenario.stall:
                     result["faults"] = faults.measure(bench, scenario.stall, self._pace(result["runs"]))
             except LabError as error:  # the other figures stand
@@ -193,7 +210,7 @@ class Measurement:
         """One run, and those before it that were disturbed. The last of them counts."""
         runs: list[dict] = []
         for _ in range(self.options.attempts):
-            with Observation(bench.home) as seen:
+            with undisturbed(self.options), Observation(bench.home) as seen:
                 try:
                     figures = SYSTEMS[system](bench, cold, self._lengths(repetition))
                 except LabError as error:

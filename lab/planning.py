@@ -50,6 +50,7 @@ def rated_cluster_file(scenario: Scenario, reference: Reference | None) -> str:
     cores = len(os.sched_getaffinity(0))
     for table in root["device"]:
         share = table.pop("lab", {}).get("cores", cores) / cores
+        table["memory"] = scenario.cluster.device(table["name"]).memory_bytes  # it may differ from the file's
         if reference:
             # Two operations a parameter; 4-bit weights with their scales are 4.6 bits a parameter.
             parameters = reference.weight_bytes * 8 / 4.6

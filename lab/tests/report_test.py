@@ -103,6 +103,10 @@ class PlanningTest(unittest.TestCase):
         self.assertEqual(("D3", scenario.cluster.links), (again.head, again.links))
         self.assertEqual(4, text.count("weights = "))
 
+    def test_a_rated_cluster_file_of_another_memory(self):
+        scenario = planning.with_memory(read_scenario(FOLDER / "solo-starved.toml"), 3 << 30)
+        self.assertIn(f"memory = {3 << 30}\n", planning.rated_cluster_file(scenario, None))
+
 
 class ScenarioTest(unittest.TestCase):
     def test_all_can_be_read(self):
