@@ -28,6 +28,7 @@ from cluster_file import ClusterFileError, read_cluster
 from household import DEFAULT_NAME, DEFAULT_PARENT, DEFAULT_RELAY, HERE, Household, LabError, why_not
 from models import Models
 from report import terminal_table, write_report
+from results import tokens
 from scenario import Scenario, find_scenario, read_scenario
 from systems import SLOW
 
@@ -99,7 +100,8 @@ def bench(arguments: argparse.Namespace) -> int:
             print(terminal_table(result), flush=True)
             failed += any("failed" in run for run in result["runs"] if run["system"] not in SLOW)
             failed += bool(result["failed"])
-            failed += any(run.get("tokens_right") is False for run in result["runs"])
+            told = tokens(result)
+            failed += told.as_first < told.runs
     write_report(arguments.output, arguments.output / "benchmarks.md")
     say(f"results: {arguments.output}/benchmarks.md, *.json and *.svg")
     return 1 if failed else 0

@@ -218,9 +218,6 @@ class Measurement:
             run = {"system": system, "repetition": repetition, "cold": cold, "seconds": seen.seconds,
                    "stolen": seen.stolen, "foreign": seen.foreign, "disturbed": seen.disturbed(),
                    "thrown_out": False, "devices": seen.devices, **figures}
-            if "tokens" in run and self.reference and run["tokens"]:
-                right = self.reference.tokens[:len(run["tokens"])]
-                run["tokens_right"] = tuple(run["tokens"]) == right
             runs.append(run)
             self._say(run)
             if "failed" in run or not run["disturbed"]:
@@ -237,9 +234,8 @@ class Measurement:
     def _say(run: dict) -> None:
         what = run.get("failed") or (f"TPOT {run['tpot_ms']:.0f} ms, TTFT "
                                      + ", ".join(f"{ms:.0f} ms ({n} tokens)" for n, ms in run["ttft_ms"].items()))
-        wrong = "; WRONG TOKENS" if run.get("tokens_right") is False else ""
         noise = f"; disturbed ({run['stolen']:.0%} stolen, {run['foreign']:.0%} others)" if run["disturbed"] else ""
-        say(f"{run['system']}, {'cold' if run['cold'] else 'warm'}: {what}{wrong}{noise} [{run['seconds']:.0f} s]")
+        say(f"{run['system']}, {'cold' if run['cold'] else 'warm'}: {what}{noise} [{run['seconds']:.0f} s]")
 
     @staticmethod
     def _pace(runs: list[dict]) -> faults.Pace:

@@ -124,9 +124,10 @@ def _facts(result: dict) -> list[str]:
     warm = results.spread(result, "prima", "start_ms", cold=False)
     if cold and warm:
         lines.append(f"Prima is ready for a prompt after {_ms(cold['median'])}, {_ms(warm['median'])} when it ran before.")
-    known = [run["tokens_right"] for run in results.counted(result) if "tokens_right" in run]
-    if known:
-        lines.append(f"Tokens are those of the model in memory, without a lab, in {sum(known)} of {len(known)} runs.")
+    told = results.tokens(result)
+    if told.runs:
+        lines.append(f"Each system gave the same tokens in {told.as_first} of {told.runs} runs; those of the model in memory "
+                     f"on one device in {told.as_in_memory}.")
     lines.append(f"Thrown out because the machine was disturbed: {results.thrown_out(result)} runs. Counted although it "
                  f"was, each time: {results.disturbed(result)}.")
     lines += [f"Failed: {what}." for what in result["failed"]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from figures import ratio_interval, summary
 
 TITLES = {"prima": "Prima", "prima-by-itself": "Prima, planning by itself",
@@ -63,6 +65,26 @@ def thrown_out(result: dict) -> int:
 def disturbed(result: dict) -> int:
     """Runs that count although the machine was disturbed in each attempt."""
     return sum(run["disturbed"] for run in counted(result) if "failed" not in run)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Of runs that told their tokens. One plan gives the same every time; the model in memory on one
+    device takes other steps through a prompt, and may part from it where two tokens are about as likely."""
+
+    runs: int
+    as_first: int  # as those of the first run of the same system
+    as_in_memory: int
+
+
+def tokens(result: dict) -> Tokens:
+    told = [run for run in result["runs"] if run.get("tokens")]
+    first: dict[str, list[int]] = {}
+    for run in told:
+        first.setdefault(run["system"], run["tokens"])
+    in_memory = result["reference"]["tokens"] if result["reference"] else []
+    return Tokens(len(told), sum(run["tokens"] == first[run["system"]] for run in told),
+                  sum(run["tokens"] == in_memory[:len(run["tokens"])] for run in told))
 
 
 def sweep_points(result: dict) -> list[dict]:

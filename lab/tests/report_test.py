@@ -25,8 +25,7 @@ def run(system: str, repetition: int, tpot: float, **more) -> dict:
             "read_bytes": 1 << 31, "processor_seconds": 12.5}
     return {"system": system, "repetition": repetition, "cold": repetition == 0, "seconds": 10.0, "stolen": 0.0,
             "foreign": 0.0, "disturbed": False, "thrown_out": False, "devices": {"one": seen, "two": seen},
-            "tpot_ms": tpot, "ttft_ms": {"16": 2 * tpot}, "start_ms": 3000.0, "tokens": [1, 2], "tokens_right": True,
-            } | more
+            "tpot_ms": tpot, "ttft_ms": {"16": 2 * tpot}, "start_ms": 3000.0, "tokens": [1, 2]} | more
 
 
 def result(**more) -> dict:
@@ -74,6 +73,11 @@ class ResultsTest(unittest.TestCase):
     def test_pairs_are_of_one_repetition(self):
         self.assertEqual(3, results.paired(result(), "prima", "llama.cpp")["pairs"])
         self.assertEqual(12.0, results.paired(result(), "prima", "llama.cpp")["median"])
+
+    def test_tokens(self):
+        self.assertEqual(results.Tokens(7, 7, 7), results.tokens(result()))
+        runs = [run("prima", 0, 1.0, tokens=[1]), run("prima", 1, 1.0, tokens=[2]), run("other", 0, 1.0, tokens=[2])]
+        self.assertEqual(results.Tokens(3, 2, 1), results.tokens(result(runs=runs)))
 
     def test_prompts_by_length(self):
         self.assertEqual([16], list(results.ttft(result(), "prima")))
