@@ -36,6 +36,12 @@ llama_cpp_dir() { printf '%s\n' "$(cache_dir)/llama.cpp-$LLAMA_CPP_VERSION"; }
 
 llama_cpp_is_here() { [ -e "$(llama_cpp_dir)/ggml/CMakeLists.txt" ]; }
 
+OPENAI_CLIENT_VERSION=4.95.0
+
+openai_client_dir() { printf '%s\n' "$(cache_dir)/openai-client-$OPENAI_CLIENT_VERSION"; }
+
+openai_client_is_here() { [ -e "$(openai_client_dir)/node_modules/openai/package.json" ]; }
+
 demo_model() { printf '%s\n' "$(cache_dir)/models/tinyllama-1.1b-chat-iq2_xxs.gguf"; }
 
 # The size alone: the file got its name only after its checksum was verified.

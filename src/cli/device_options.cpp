@@ -32,27 +32,6 @@ std::uint32_t worker_count(const DeviceOptions& options) {
   return options.windows.empty() ? 0 : static_cast<std::uint32_t>(options.windows.size() - 1);
 }
 
-std::string describe(const ring::FormationProgress& progress) {
-  using Stage = ring::FormationProgress::Stage;
-  switch (progress.stage) {
-    case Stage::waiting_for_workers: {
-      std::string text =
-          "Waiting for workers (prima join): " + std::to_string(progress.workers_joined) + " of " +
-          std::to_string(progress.workers_wanted);
-      const char* separator = ": ";
-      for (const ring::DeviceDescription& device : progress.devices) {
-        if (device.address.empty()) continue;  // this device
-        text += std::exchange(separator, ", ") + device.name;
-      }
-      return text;
-    }
-    case Stage::loading:
-      return "Loading " + format_bytes(progress.loaded) + " of " + format_bytes(progress.to_load);
-    case Stage::linking: return "Linking the devices";
-  }
-  return "";
-}
-
 }  // namespace
 
 void add_device_options(CLI::App& command, DeviceOptions& options) {
@@ -150,6 +129,27 @@ ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx
   ring.executor.kv_type = options.kv_type == "q8_0" ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
   static_cast<void>(apply(options.processor, ring.executor));  // check() has seen it succeed
   return ring;
+}
+
+std::string describe(const ring::FormationProgress& progress) {
+  using Stage = ring::FormationProgress::Stage;
+  switch (progress.stage) {
+    case Stage::waiting_for_workers: {
+      std::string text =
+          "Waiting for workers (prima join): " + std::to_string(progress.workers_joined) + " of " +
+          std::to_string(progress.workers_wanted);
+      const char* separator = ": ";
+      for (const ring::DeviceDescription& device : progress.devices) {
+        if (device.address.empty()) continue;  // this device
+        text += std::exchange(separator, ", ") + device.name;
+      }
+      return text;
+    }
+    case Stage::loading:
+      return "Loading " + format_bytes(progress.loaded) + " of " + format_bytes(progress.to_load);
+    case Stage::linking: return "Linking the devices";
+  }
+  return "";
 }
 
 Result<std::unique_ptr<ring::Ring>> form_ring_visibly(const model::ModelFile& model,

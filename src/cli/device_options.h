@@ -46,6 +46,9 @@ Result<std::uint32_t> context_size(std::optional<std::int64_t> asked,
 // REQUIRES: check(options).
 ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx);
 
+// One line for a person.
+std::string describe(const ring::FormationProgress& progress);
+
 // ring::form_ring, with its progress on the terminal; Ctrl-C cancels.
 Result<std::unique_ptr<ring::Ring>> form_ring_visibly(const model::ModelFile& model,
                                                       ring::RingOptions options,

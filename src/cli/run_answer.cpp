@@ -6,7 +6,7 @@
 
 namespace prima::cli {
 
-Result<generate::Answer> write_answer(const AnswerContext& context, generate::Sequence& sequence,
+Result<generate::Answer> write_answer(const AnswerContext& context,
                                       std::vector<text::Token> prompt) {
   PRIMA_ASSIGN_OR_RETURN(text::Sampler sampler,
                          text::Sampler::create(context.tokenizer, context.sampler));
@@ -16,15 +16,17 @@ Result<generate::Answer> write_answer(const AnswerContext& context, generate::Se
   request.max_tokens = static_cast<std::uint32_t>(options.max_tokens.value_or(0));
   request.stops = options.stops;
   request.ignore_end = options.ignore_end;
-  request.on_text = [](std::string_view text) {
+  request.on_text = [](std::string_view text, auto) {
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
   };
   // An answer that nobody can read any more is not worth its time.
-  request.cancelled = [&] { return context.interrupt.interrupted() || std::ferror(stdout) != 0; };
+  const auto cancelled = [&] {
+    return context.interrupt.interrupted() || std::ferror(stdout) != 0;
+  };
 
-  auto answer = generate::generate(context.engine, context.tokenizer, sequence, sampler, request,
-                                   context.clock);
+  auto answer = generate::generate(context.batcher, std::move(sampler), std::move(request),
+                                   context.clock, cancelled);
   if (answer && !answer->text.ends_with('\n')) std::fputc('\n', stdout);
   if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
     return fail(ErrorCode::io, "standard output cannot be written",

@@ -8,7 +8,7 @@
 #include "base/result.h"
 #include "cli/interrupt.h"
 #include "cli/run_options.h"
-#include "generate/engine.h"
+#include "generate/batcher.h"
 #include "generate/generator.h"
 #include "text/sampler.h"
 #include "text/tokenizer.h"
@@ -20,14 +20,14 @@ struct AnswerContext {
   const RunOptions& options;
   const text::Tokenizer& tokenizer;
   const text::SamplerOptions& sampler;
-  generate::Engine& engine;
+  generate::Batcher& batcher;
   InterruptGuard& interrupt;
   const Clock& clock;
 };
 
 // Writes to standard output, to the end of a line; Ctrl-C ends the answer. Fails as
 // generate::generate does, or with io if standard output cannot be written.
-Result<generate::Answer> write_answer(const AnswerContext& context, generate::Sequence& sequence,
+Result<generate::Answer> write_answer(const AnswerContext& context,
                                       std::vector<text::Token> prompt);
 
 }  // namespace prima::cli

@@ -54,11 +54,11 @@ class LineReader {
 
 Result<generate::Answer> reply(const AnswerContext& context,
                                const text::ChatTemplate& chat_template, const Messages& messages,
-                               generate::Sequence& sequence, std::uint32_t n_ctx_train) {
+                               std::uint32_t n_ctx_train) {
   PRIMA_ASSIGN_OR_RETURN(std::vector<text::Token> prompt,
                          chat_prompt(context.tokenizer, chat_template, messages));
-  PRIMA_RETURN_IF_ERROR(check_fits(prompt.size(), context.engine.n_ctx(), n_ctx_train));
-  return write_answer(context, sequence, std::move(prompt));
+  PRIMA_RETURN_IF_ERROR(check_fits(prompt.size(), context.batcher.max_context(), n_ctx_train));
+  return write_answer(context, std::move(prompt));
 }
 
 }  // namespace
@@ -66,7 +66,6 @@ Result<generate::Answer> reply(const AnswerContext& context,
 Status chat(const AnswerContext& context, const text::ChatTemplate& chat_template,
             const ring::Ring& ring, std::uint32_t n_ctx_train) {
   std::fputs("Ctrl-C ends an answer, /reset starts a new conversation, Ctrl-D leaves.\n", stderr);
-  generate::Sequence sequence(0);
   Messages messages = new_conversation(context.options);
   LineReader lines(context.interrupt);
   while (const auto line = lines.next()) {
@@ -76,7 +75,7 @@ Status chat(const AnswerContext& context, const text::ChatTemplate& chat_templat
       continue;
     }
     messages.push_back({"user", *line});
-    const auto answer = reply(context, chat_template, messages, sequence, n_ctx_train);
+    const auto answer = reply(context, chat_template, messages, n_ctx_train);
     if (!answer && answer.error().code != ErrorCode::invalid_argument) {
       return tl::unexpected(answer.error());
     }
@@ -87,7 +86,7 @@ Status chat(const AnswerContext& context, const text::ChatTemplate& chat_templat
       continue;
     }
     messages.push_back({"assistant", answer->text});
-    print_figures(*answer, ring.describe(), context.engine.n_ctx());
+    print_figures(*answer, ring.describe(), context.batcher.max_context());
     context.interrupt.clear();
   }
   std::fputc('\n', stderr);

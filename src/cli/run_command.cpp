@@ -16,6 +16,7 @@
 #include "cli/run_options.h"
 #include "cli/run_prompt.h"
 #include "cli/run_report.h"
+#include "generate/batcher.h"
 #include "generate/engine.h"
 #include "model/model_file.h"
 #include "ring/ring.h"
@@ -37,8 +38,9 @@ constexpr const char* kFooter =
     "  prima run -m model.gguf --workers 2 --windows 4,4,14 -p \"Hello\"\n"
     "\n"
     "--json FILE: an object with text, tokens (ids), finish_reason, prompt_tokens, seed, load_ms,\n"
-    "ttft_ms, tpot_ms, prefill_tokens_per_second, decode_tokens_per_second, devices, plan (which\n"
-    "device runs which layers [first, last)), memory (bytes). What was not measured is null.\n";
+    "ttft_ms, tpot_ms, prefill_tokens_per_second, decode_tokens_per_second, drafted_tokens,\n"
+    "accepted_tokens, devices, plan (which device runs which layers [first, last)), memory (bytes).\n"
+    "What was not measured is null.\n";
 
 Result<int> run(const RunOptions& options) {
   const SystemClock clock;
@@ -76,15 +78,19 @@ Result<int> run(const RunOptions& options) {
   const Duration loading = clock.now() - started;
   generate::Engine engine(*ring, {.n_ctx = n_ctx, .max_tokens = formation.executor.max_tokens},
                           clock);
-  const AnswerContext context{options, tokenizer, sampler, engine, interrupt, clock};
+  PRIMA_ASSIGN_OR_RETURN(const auto drafter,
+                         make_drafter(options.draft, tokenizer, formation.executor, clock));
+  generate::Batcher batcher(
+      engine, tokenizer,
+      {.max_context = n_ctx, .decode_groups = generate::useful_decode_groups(ring->describe())},
+      clock, drafter.get());
+  const AnswerContext context{options, tokenizer, sampler, batcher, interrupt, clock};
   if (interactive) {
     PRIMA_RETURN_IF_ERROR(chat(context, *chat_template, *ring, n_ctx_train));
     return kSuccess;
   }
 
-  generate::Sequence sequence(0);
-  PRIMA_ASSIGN_OR_RETURN(const generate::Answer answer,
-                         write_answer(context, sequence, std::move(tokens)));
+  PRIMA_ASSIGN_OR_RETURN(const generate::Answer answer, write_answer(context, std::move(tokens)));
   const ring::RingDescription description = ring->describe();
   print_figures(answer, description, n_ctx);
   if (options.json) {

@@ -15,15 +15,19 @@ void add_prompt_options(CLI::App& command, RunOptions& options) {
   const char* group = "Prompt";
   auto* prompt = command.add_option("-p,--prompt", options.prompt, "The prompt");
   auto* file = command.add_option("-f,--file", options.prompt_file, "A file that holds the prompt");
-  auto* system = command.add_option("--system", options.system,
-                                    "System message: what the model is told to be");
   auto* raw = command.add_flag("--raw", options.raw,
                                "Continue the prompt as it stands, without the chat template");
+  file->type_name("FILE");
+  for (auto* option : {prompt, file, raw}) option->group(group);
+}
+
+void add_chat_options(CLI::App& command, RunOptions& options) {
+  auto* system = command.add_option("--system", options.system,
+                                    "System message: what the model is told to be");
   auto* chat_template = command.add_option("--chat-template", options.chat_template_file,
                                            "A file with a Jinja template, instead of the model's");
-  file->type_name("FILE");
   chat_template->type_name("FILE");
-  for (auto* option : {prompt, file, system, raw, chat_template}) option->group(group);
+  for (auto* option : {system, chat_template}) option->group("Prompt");
 }
 
 void add_answer_options(CLI::App& command, RunOptions& options) {
@@ -39,10 +43,7 @@ void add_answer_options(CLI::App& command, RunOptions& options) {
   stop->allow_extra_args(false);
   auto* ignore_end = command.add_flag("--ignore-eos", options.ignore_end,
                                       "Go on where the model would end (for measurements)");
-  auto* json = command.add_option("--json", options.json,
-                                  "Also write tokens, text and figures to this file");
-  json->type_name("FILE");
-  for (auto* option : {n, context, stop, ignore_end, json}) option->group(group);
+  for (auto* option : {n, context, stop, ignore_end}) option->group(group);
 }
 
 void add_sampler_options(CLI::App& command, RunOptions& options) {
@@ -77,6 +78,14 @@ void add_sampler_options(CLI::App& command, RunOptions& options) {
   for (auto* option : {seed, grammar, schema}) option->group("Sampling");
 }
 
+void add_shared_options(CLI::App& command, RunOptions& options) {
+  add_chat_options(command, options);
+  add_answer_options(command, options);
+  add_sampler_options(command, options);
+  add_draft_options(command, options.draft);
+  add_device_options(command, options.devices);
+}
+
 Status bad(std::string what, std::string remedy) {
   return fail(ErrorCode::invalid_argument, std::move(what), std::move(remedy));
 }
@@ -88,9 +97,16 @@ void add_run_options(CLI::App& command, RunOptions& options) {
       .add_option("-m,--model", options.model, "The model: a GGUF file, or the first of a split")
       ->required();
   add_prompt_options(command, options);
-  add_answer_options(command, options);
-  add_sampler_options(command, options);
-  add_device_options(command, options.devices);
+  auto* json = command.add_option("--json", options.json,
+                                  "Also write tokens, text and figures to this file");
+  json->type_name("FILE")->group("Answer");
+  add_shared_options(command, options);
+}
+
+void add_conversation_options(CLI::App& command, RunOptions& options) {
+  command.add_option("-m,--model", options.model,
+                     "The model: a GGUF file, or the first of a split");
+  add_shared_options(command, options);
 }
 
 Status check(const RunOptions& options) {
@@ -125,15 +141,15 @@ Result<text::SamplerOptions> sampler_options(const RunOptions& options) {
   text::SamplerOptions sampler = options.sampler;
   sampler.seed = options.seed ? static_cast<std::uint32_t>(*options.seed) : std::random_device()();
   if (options.grammar_file) {
-    PRIMA_ASSIGN_OR_RETURN(sampler.grammar, read_text_file(*options.grammar_file));
-    if (sampler.grammar.find_first_not_of(" \t\r\n") == std::string::npos) {
+    PRIMA_ASSIGN_OR_RETURN(sampler.grammar.gbnf, read_text_file(*options.grammar_file));
+    if (sampler.grammar.gbnf.find_first_not_of(" \t\r\n") == std::string::npos) {
       return fail(ErrorCode::invalid_argument, options.grammar_file->string() + " holds no grammar",
                   "Give GBNF with a rule named root, or leave --grammar out");
     }
   }
   if (options.json_schema_file) {
     PRIMA_ASSIGN_OR_RETURN(const std::string schema, read_text_file(*options.json_schema_file));
-    PRIMA_ASSIGN_OR_RETURN(sampler.grammar, text::grammar_of_json_schema(schema));
+    PRIMA_ASSIGN_OR_RETURN(sampler.grammar.gbnf, text::grammar_of_json_schema(schema));
   }
   return sampler;
 }

@@ -11,6 +11,7 @@
 
 #include "base/result.h"
 #include "cli/device_options.h"
+#include "cli/draft_options.h"
 #include "text/sampler.h"
 
 namespace CLI {
@@ -39,12 +40,16 @@ struct RunOptions {
   std::optional<std::filesystem::path> grammar_file;
   std::optional<std::filesystem::path> json_schema_file;
 
+  DraftOptions draft;
   DeviceOptions devices;
 
   std::optional<std::filesystem::path> json;
 };
 
 void add_run_options(CLI::App& command, RunOptions& options);
+
+// Those of them that a conversation has: no prompt, and the model may be left out.
+void add_conversation_options(CLI::App& command, RunOptions& options);
 
 // What needs no model to be found wrong. Fails with invalid_argument.
 Status check(const RunOptions& options);

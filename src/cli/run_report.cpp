@@ -13,6 +13,12 @@ namespace {
 
 using nlohmann::ordered_json;
 
+std::vector<text::Token> token_ids(const generate::Answer& answer) {
+  std::vector<text::Token> ids;
+  for (const generate::AnswerToken& token : answer.tokens) ids.push_back(token.token);
+  return ids;
+}
+
 compute::ExecutorMemory total_memory(const ring::RingDescription& ring) {
   compute::ExecutorMemory total;
   for (const ring::DeviceDescription& device : ring.devices) {
@@ -76,6 +82,7 @@ void print_figures(const generate::Answer& answer, const ring::RingDescription& 
   if (s.n_reused > 0) add("%u of them reused", s.n_reused);
   if (s.n_generated > 0) add("prefill %.1f tokens/s", s.prefill_tokens_per_second());
   add("answer %zu tokens", answer.tokens.size());
+  if (s.n_drafted > 0) add("drafted %u tokens, %u right", s.n_drafted, s.n_accepted);
   line += ", memory " + format_bytes(memory.weights + memory.kv_cache + memory.compute_buffers) +
           " (weights " + format_bytes(memory.weights) + ", KV cache " +
           format_bytes(memory.kv_cache) + ")";
@@ -106,7 +113,7 @@ std::string json_report(const RunReport& run, const generate::Answer& answer,
   const ordered_json report = {
       {"model", run.model},
       {"text", answer.text},
-      {"tokens", answer.tokens},
+      {"tokens", token_ids(answer)},
       {"finish_reason", generate::to_string(answer.finish)},
       {"prompt_tokens", s.n_prompt},
       {"reused_prompt_tokens", s.n_reused},
@@ -117,6 +124,8 @@ std::string json_report(const RunReport& run, const generate::Answer& answer,
       {"tpot_ms", measured(milliseconds(s.time_per_output_token()))},
       {"prefill_tokens_per_second", measured(s.prefill_tokens_per_second())},
       {"decode_tokens_per_second", measured(s.decode_tokens_per_second())},
+      {"drafted_tokens", s.n_drafted},
+      {"accepted_tokens", s.n_accepted},
       {"devices", devices},
       {"plan", {{"rounds", ring.rounds}, {"devices", plan_devices}}},
       {"memory", memory},

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "base/clock.h"
-#include "generate/generator.h"
+#include "generate/answer.h"
 #include "ring/ring.h"
 
 namespace prima::cli {

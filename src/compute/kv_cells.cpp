@@ -134,9 +134,20 @@ Status KvCells::apply(const Step& step) {
     }
   }
   cells_ = std::move(after);
-  used_ = static_cast<std::uint32_t>(std::count_if(
-      cells_.begin(), cells_.end(), [](const Cell& cell) { return cell.position >= 0; }));
+  used_ = count_used(cells_);
   return {};
+}
+
+std::uint32_t KvCells::count_used(std::span<const Cell> cells) {
+  return static_cast<std::uint32_t>(std::count_if(
+      cells.begin(), cells.end(), [](const Cell& cell) { return cell.position >= 0; }));
+}
+
+std::uint32_t KvCells::used_after(std::span<const KvOperation> operations) const {
+  if (operations.empty()) return used_;
+  std::vector<Cell> after = cells_;
+  for (const KvOperation& operation : operations) apply_operation(operation, after);
+  return count_used(after);
 }
 
 void KvCells::clear() {

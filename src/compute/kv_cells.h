@@ -38,6 +38,9 @@ class KvCells {
   // sequences out of range, n_kv too small).
   Status apply(const Step& step);
 
+  // What used() would be after these operations.
+  std::uint32_t used_after(std::span<const KvOperation> operations) const;
+
   // Forgets everything.
   void clear();
 
@@ -55,6 +58,7 @@ class KvCells {
     std::uint64_t sequences = 0;  // bit set
   };
 
+  static std::uint32_t count_used(std::span<const Cell> cells);
   static void apply_operation(const KvOperation& operation, std::vector<Cell>& cells);
 
   std::vector<Cell> cells_;

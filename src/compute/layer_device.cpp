@@ -8,8 +8,9 @@
 namespace prima::compute {
 namespace {
 
-// Enough for a prompt's, its remainder's and decoding's graphs of each window, at two contexts.
-constexpr std::size_t kGraphsPerWindow = 6;
+// Enough for a prompt's, its remainder's and decoding's graphs of each window, at two contexts, and
+// for the sizes that steps have with several users or drafts.
+constexpr std::size_t kGraphsPerWindow = 16;
 
 // Logits of a step come in rows of n_vocab floats; more at once would take memory for nothing.
 constexpr std::uint32_t kMaxOutputsAtOnce = 64;

@@ -35,13 +35,39 @@ Engine::Engine(ring::Ring& ring, const EngineOptions& options, const Clock& cloc
       max_steps_in_flight_(std::max(1u, ring.describe().max_steps_in_flight)),
       cells_(options.n_ctx) {}
 
+void Engine::truncate(Sequence& sequence, std::size_t n) {
+  assert(n <= sequence.size());
+  if (n == sequence.size()) return;
+  kv_operations_.push_back({.kind = compute::KvOperation::Kind::remove,
+                            .sequence = sequence.id(),
+                            .target = 0,
+                            .from = static_cast<std::int32_t>(n),
+                            .to = static_cast<std::int32_t>(sequence.size())});
+  sequence.tokens_.resize(n);
+}
+
+void Engine::copy_prefix(const Sequence& source, Sequence& target, std::size_t n) {
+  assert(n <= source.size() && target.size() == 0);
+  if (n == 0) return;
+  kv_operations_.push_back({.kind = compute::KvOperation::Kind::copy,
+                            .sequence = source.id(),
+                            .target = target.id(),
+                            .from = 0,
+                            .to = static_cast<std::int32_t>(n)});
+  target.tokens_.assign(source.tokens_.begin(),
+                        source.tokens_.begin() + static_cast<std::ptrdiff_t>(n));
+}
+
+std::uint32_t Engine::free_cells() const {
+  return cells_.size() - cells_.used_after(kv_operations_);
+}
+
 Result<std::uint64_t> Engine::submit(std::span<const Part> parts) {
   compute::Step step = make_step(next_id_, parts);
   std::vector<text::Token> tokens;
   tokens.reserve(step.n_tokens());
+  step.kv_operations = kv_operations_;
   for (const Part& part : parts) {
-    const auto& operations = part.sequence->kv_operations_;
-    step.kv_operations.insert(step.kv_operations.end(), operations.begin(), operations.end());
     tokens.insert(tokens.end(), part.tokens.begin(), part.tokens.end());
   }
   assert(tokens.size() <= options_.max_tokens);
@@ -49,9 +75,9 @@ Result<std::uint64_t> Engine::submit(std::span<const Part> parts) {
   PRIMA_RETURN_IF_ERROR(cells_.place(step));
   PRIMA_RETURN_IF_ERROR(ring_.submit(step, tokens, clock_.now() + options_.step_timeout));
   PRIMA_RETURN_IF_ERROR(cells_.apply(step));
+  kv_operations_.clear();
   for (const Part& part : parts) {
     Sequence& sequence = *part.sequence;
-    sequence.kv_operations_.clear();
     sequence.tokens_.insert(sequence.tokens_.end(), part.tokens.begin(), part.tokens.end());
   }
   return next_id_++;
@@ -80,6 +106,7 @@ bool Engine::drain(Duration limit) {
 
 Status Engine::reset() {
   cells_.clear();
+  kv_operations_.clear();
   return ring_.reset(clock_.now() + options_.step_timeout);
 }
 

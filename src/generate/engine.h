@@ -4,8 +4,8 @@
 //     parts of one or several sequences --submit--> a step in the ring --next--> its logits
 //
 // Speculation and batching need nothing else: a part may want the logits of several tokens, a step
-// may carry parts of several sequences, several steps may be in flight, and what a sequence drops
-// (Sequence::truncate) travels with its next part.
+// may carry parts of several sequences, several steps may be in flight, and what sequences drop and
+// share (truncate, copy_prefix) travels with the next step, whosever it is.
 //
 // Thread-compatible.
 #pragma once
@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/result.h"
@@ -47,10 +48,19 @@ class Engine {
   std::uint32_t max_steps_in_flight() const { return max_steps_in_flight_; }
   std::size_t in_flight() const { return ring_.in_flight(); }
 
+  // Drops all tokens but the first `n`. REQUIRES: n <= size(), no step of this sequence in flight.
+  void truncate(Sequence& sequence, std::size_t n);
+
+  // `target` begins with the first `n` tokens of `source`, in the same cells: nothing is computed
+  // again. They may be on their way. REQUIRES: n <= source.size(), target is empty.
+  void copy_prefix(const Sequence& source, Sequence& target, std::size_t n);
+
+  // Cells for further tokens, once what was truncated is dropped.
+  std::uint32_t free_cells() const;
+
   // Starts a step and adds the tokens to their sequences; its id. REQUIRES: at most max_tokens() in
-  // all, at least one in each part, no sequence twice; a sequence that was truncated has no steps
-  // in flight. Fails with resource_exhausted, changing nothing, if the KV cells are too few. After
-  // any other failure only reset() helps.
+  // all, at least one in each part, no sequence twice. Fails with resource_exhausted, changing
+  // nothing, if the KV cells are too few. After any other failure only reset() helps.
   Result<std::uint64_t> submit(std::span<const Part> parts);
 
   // The next finished step. `cancelled`, if given, is asked now and then while waiting. Fails with
@@ -70,6 +80,7 @@ class Engine {
   const Clock& clock_;
   const std::uint32_t max_steps_in_flight_;
   compute::KvCells cells_;
+  std::vector<compute::KvOperation> kv_operations_;  // to be told with the next step
   std::uint64_t next_id_ = 1;
 };
 

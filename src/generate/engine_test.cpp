@@ -54,7 +54,7 @@ TEST_F(EngineTest, TellsWhatASequenceDroppedWithItsNextPart) {
   Part part{&sequence, drafted, 4};
   ASSERT_TRUE(engine.submit({&part, 1}));
   ASSERT_TRUE(engine.next());
-  sequence.truncate(2);
+  engine.truncate(sequence, 2);
   const std::vector<Token> corrected = {50};
   part = {&sequence, corrected, 1};
   ASSERT_TRUE(engine.submit({&part, 1}));
@@ -62,6 +62,29 @@ TEST_F(EngineTest, TellsWhatASequenceDroppedWithItsNextPart) {
   EXPECT_THAT(ring.history(0), testing::ElementsAre(10, 11, 50));
   EXPECT_EQ(ring.cells_used(), 3u);
   EXPECT_EQ(ring.steps.back().kv_operations.size(), 1u);
+}
+
+TEST_F(EngineTest, SequencesShareThePrefixTheyWereGiven) {
+  FakeRing ring(ring_options, clock);
+  Engine engine(ring, {16, 8}, clock);
+  Sequence one(0);
+  Sequence two(1);
+  const std::vector<Token> prompt = {10, 11, 12, 13};
+  Part part{&one, prompt, 1};
+  ASSERT_TRUE(engine.submit({&part, 1}));
+  engine.copy_prefix(one, two, 3);  // while it is on its way
+  EXPECT_EQ(engine.free_cells(), 12u);
+  const std::vector<Token> other = {50};
+  part = {&two, other, 1};
+  ASSERT_TRUE(engine.submit({&part, 1}));
+  EXPECT_THAT(ring.history(1), testing::ElementsAre(10, 11, 12, 50));
+  EXPECT_EQ(ring.cells_used(), 5u);
+  ASSERT_TRUE(engine.drain(std::chrono::seconds(1)));
+  // Cells are free once nobody needs them.
+  engine.truncate(one, 0);
+  EXPECT_EQ(engine.free_cells(), 16u - 4u);
+  engine.truncate(two, 1);
+  EXPECT_EQ(engine.free_cells(), 16u - 1u);
 }
 
 TEST_F(EngineTest, FullCellsChangeNothing) {

@@ -18,7 +18,8 @@ class FakeRing final : public ring::Ring {
     std::uint32_t n_vocab = 0;
     std::uint32_t n_ctx = 64;
     std::uint32_t max_steps_in_flight = 1;
-    Duration step_time = std::chrono::milliseconds(10);  // a step, from submit to the result
+    Duration step_time = std::chrono::milliseconds(10);  // a step, from submit to the result,
+    Duration token_time{};                               // and more for each of its tokens
     // The token that the toy model likes best after these.
     std::function<std::int32_t(const std::vector<std::int32_t>&)> next_token;
   };
@@ -33,10 +34,15 @@ class FakeRing final : public ring::Ring {
     PRIMA_RETURN_IF_ERROR(cells_.apply(step));
     for (const compute::KvOperation& operation : step.kv_operations) {
       auto& history = histories_[operation.sequence];
-      history.resize(static_cast<std::size_t>(operation.from));
+      if (operation.kind == compute::KvOperation::Kind::copy) {
+        histories_[operation.target].assign(history.begin(), history.begin() + operation.to);
+      } else {
+        history.resize(static_cast<std::size_t>(operation.from));
+      }
     }
     Finished finished;
     finished.step_id = step.id;
+    finished.timings.total = options_.step_time + step.n_tokens() * options_.token_time;
     std::size_t output = 0;
     for (std::uint32_t i = 0; i < step.n_tokens(); ++i) {
       auto& history = histories_[step.sequences[i]];
@@ -52,7 +58,8 @@ class FakeRing final : public ring::Ring {
       }
     }
     steps.push_back(step);
-    queue_.push_back({std::move(finished), clock_.now() + options_.step_time});
+    const Instant ready = clock_.now() + finished.timings.total;
+    queue_.push_back({std::move(finished), ready});
     most_in_flight = std::max(most_in_flight, queue_.size());
     return {};
   }

@@ -46,9 +46,20 @@ class GeneratorTest : public testing::Test {
     return *engine_;
   }
 
-  Result<Answer> run(const Request& request) {
-    auto sampler = text::Sampler::create(tokenizer, sampler_options).value();
-    return generate(engine(), tokenizer, sequence, sampler, request, clock);
+  Batcher& batcher() {
+    if (!batcher_) batcher_.emplace(engine(), tokenizer, BatcherOptions{}, clock);
+    return *batcher_;
+  }
+
+  Result<Answer> run(const Request& request, const std::function<bool()>& cancelled = {}) {
+    return generate(batcher(), text::Sampler::create(tokenizer, sampler_options).value(), request,
+                    clock, cancelled);
+  }
+
+  static std::vector<Token> ids(const Answer& answer) {
+    std::vector<Token> tokens;
+    for (const AnswerToken& token : answer.tokens) tokens.push_back(token.token);
+    return tokens;
   }
 
   text::TestVocabulary vocabulary;
@@ -57,27 +68,26 @@ class GeneratorTest : public testing::Test {
   FakeRing::Options ring_options;
   std::uint32_t max_tokens_of_step = 8;
   text::SamplerOptions sampler_options;
-  Sequence sequence{0};
 
  private:
   std::optional<FakeRing> ring_;
   std::optional<Engine> engine_;
+  std::optional<Batcher> batcher_;
 };
 
 TEST_F(GeneratorTest, WritesUntilMaxTokens) {
   std::string shown;
   const Answer answer = run({.prompt = letters("hello"),
                              .max_tokens = 5,
-                             .on_text = [&](std::string_view text) { shown += text; }})
+                             .on_text = [&](std::string_view text, auto) { shown += text; }})
                             .value();
   EXPECT_EQ(answer.finish, FinishReason::max_tokens);
   EXPECT_EQ(answer.tokens.size(), 5u);
   EXPECT_EQ(answer.text.size(), 5u);
   EXPECT_EQ(shown, answer.text);
-  EXPECT_EQ(answer.text, tokenizer.detokenize(answer.tokens));
+  EXPECT_EQ(answer.text, tokenizer.detokenize(ids(answer)));
   // The last token sampled has not been computed.
-  EXPECT_EQ(sequence.size(), 5u + 4u);
-  EXPECT_EQ(ring().history(0), sequence.tokens());
+  EXPECT_EQ(ring().history(0).size(), 5u + 4u);
 }
 
 TEST_F(GeneratorTest, HowThePromptIsCutDoesNotMatter) {
@@ -88,10 +98,9 @@ TEST_F(GeneratorTest, HowThePromptIsCutDoesNotMatter) {
       ring_options.max_steps_in_flight = in_flight;
       FakeRing own_ring(ring_options, clock);
       Engine own_engine(own_ring, {ring_options.n_ctx, n}, clock);
-      Sequence own_sequence(3);
-      auto sampler = text::Sampler::create(tokenizer, sampler_options).value();
+      Batcher own_batcher(own_engine, tokenizer, {}, clock);
       const Answer answer =
-          generate(own_engine, tokenizer, own_sequence, sampler,
+          generate(own_batcher, text::Sampler::create(tokenizer, sampler_options).value(),
                    {.prompt = letters("abcdefghijklmnopq"), .max_tokens = 6}, clock)
               .value();
       if (expected.empty()) expected = answer.text;
@@ -132,7 +141,7 @@ TEST_F(GeneratorTest, EndsAtAStopString) {
   std::string shown;
   const Answer answer = run({.prompt = letters("hi"),
                              .stops = {"PP", "nothing"},
-                             .on_text = [&](std::string_view text) { shown += text; }})
+                             .on_text = [&](std::string_view text, auto) { shown += text; }})
                             .value();
   EXPECT_EQ(answer.finish, FinishReason::stop_string);
   EXPECT_EQ(answer.text, "STO");
@@ -146,10 +155,11 @@ TEST_F(GeneratorTest, ShowsWholeCharacters) {
     return bytes[history.size() - 2];
   };
   std::vector<std::string> shown;
-  const Answer answer = run({.prompt = letters("hi"),
-                             .max_tokens = 3,
-                             .on_text = [&](std::string_view text) { shown.emplace_back(text); }})
-                            .value();
+  const Answer answer =
+      run({.prompt = letters("hi"),
+           .max_tokens = 3,
+           .on_text = [&](std::string_view text, auto) { shown.emplace_back(text); }})
+          .value();
   EXPECT_THAT(shown, testing::ElementsAre("\xC3\xA9", "\xEF\xBF\xBD"));
   EXPECT_EQ(answer.text, "\xC3\xA9\xEF\xBF\xBD");
 }
@@ -181,7 +191,7 @@ TEST_F(GeneratorTest, AnEmptyPromptIsRefused) {
 TEST_F(GeneratorTest, TheNextTurnComputesOnlyWhatIsNew) {
   const Answer first = run({.prompt = letters("hello"), .max_tokens = 3}).value();
   std::vector<Token> prompt = letters("hello");
-  prompt.insert(prompt.end(), first.tokens.begin(), first.tokens.end());
+  for (const Token token : ids(first)) prompt.push_back(token);
   for (const Token token : letters("and")) prompt.push_back(token);
 
   const Answer second = run({.prompt = prompt, .max_tokens = 3}).value();
@@ -190,21 +200,19 @@ TEST_F(GeneratorTest, TheNextTurnComputesOnlyWhatIsNew) {
   EXPECT_EQ(first.statistics.n_reused, 0u);
 
   // As if nothing had been there.
-  sequence.forget();
-  ASSERT_TRUE(engine().reset());
+  ASSERT_TRUE(batcher().forget());
   EXPECT_EQ(run({.prompt = prompt, .max_tokens = 3}).value().text, second.text);
 }
 
 TEST_F(GeneratorTest, DropsWhatThePromptDoesNotHave) {
-  ASSERT_TRUE(run({.prompt = letters("hello"), .max_tokens = 10}));
-  const Answer edited = run({.prompt = letters("help"), .max_tokens = 3}).value();
-  EXPECT_EQ(edited.statistics.n_reused, 3u);
-  EXPECT_EQ(ring().history(0), sequence.tokens());
-  EXPECT_EQ(ring().cells_used(), sequence.size());
+  ASSERT_TRUE(run({.prompt = letters("hello, all"), .max_tokens = 5}));
+  const Answer edited = run({.prompt = letters("hello, world"), .max_tokens = 3}).value();
+  EXPECT_EQ(edited.statistics.n_reused, 7u);
+  EXPECT_EQ(ring().cells_used(), 12u + 2u);
 
   // The same prompt again: its last token is computed again.
-  const Answer again = run({.prompt = letters("help"), .max_tokens = 3}).value();
-  EXPECT_EQ(again.statistics.n_reused, 3u);
+  const Answer again = run({.prompt = letters("hello, world"), .max_tokens = 3}).value();
+  EXPECT_EQ(again.statistics.n_reused, 11u);
   EXPECT_EQ(again.text, edited.text);
 }
 
@@ -214,33 +222,28 @@ TEST_F(GeneratorTest, CancelEndsTheAnswerAndKeepsTheConversation) {
     const Instant limit = clock.now() + delay;
     return [this, limit] { return clock.now() >= limit; };
   };
-  const Answer answer =
-      run({.prompt = letters("hello"), .cancelled = cancelled_after(700ms)}).value();
+  const Answer answer = run({.prompt = letters("hello")}, cancelled_after(700ms)).value();
   EXPECT_EQ(answer.finish, FinishReason::cancelled);
   EXPECT_EQ(answer.tokens.size(), 3u);  // after 200, 400 and 600 ms
   EXPECT_EQ(ring().in_flight(), 0u);
   EXPECT_EQ(ring().resets, 0);
-  EXPECT_EQ(ring().history(0), sequence.tokens());
   EXPECT_TRUE(run({.prompt = letters("hello again"), .max_tokens = 2}));
 
   // During prefill: no text yet.
   max_tokens_of_step = 2;
-  const Answer early =
-      run({.prompt = letters("anotherprompt"), .cancelled = cancelled_after(100ms)}).value();
+  const Answer early = run({.prompt = letters("anotherprompt")}, cancelled_after(100ms)).value();
   EXPECT_EQ(early.finish, FinishReason::cancelled);
   EXPECT_EQ(early.text, "");
-  EXPECT_EQ(ring().history(0), sequence.tokens());
 }
 
 TEST_F(GeneratorTest, ACancelledRingThatIsTooSlowIsEmptied) {
   ring_options.step_time = 60s;
   const Answer answer =
-      run({.prompt = letters("hello"), .cancelled = [this] { return clock.now() >= Instant(1s); }})
-          .value();
+      run({.prompt = letters("hello")}, [this] { return clock.now() >= Instant(1s); }).value();
   EXPECT_EQ(answer.finish, FinishReason::cancelled);
   EXPECT_LT(clock.now(), Instant(10s));
   EXPECT_EQ(ring().resets, 1);
-  EXPECT_EQ(sequence.size(), 0u);
+  EXPECT_EQ(ring().cells_used(), 0u);
   EXPECT_TRUE(run({.prompt = letters("hello"), .max_tokens = 2}));
 }
 
@@ -250,26 +253,27 @@ TEST_F(GeneratorTest, ALostDeviceIsReportedAndEverythingForgotten) {
   ASSERT_FALSE(answer);
   EXPECT_EQ(answer.error().code, ErrorCode::unavailable);
   EXPECT_NE(answer.error().what.find("tablet"), std::string::npos);
-  EXPECT_EQ(sequence.size(), 0u);
+  EXPECT_EQ(ring().cells_used(), 0u);
   EXPECT_EQ(ring().resets, 1);
 }
 
 TEST_F(GeneratorTest, AStepThatTakesForeverEnds) {
   ring_options.step_time = 24h;
   Engine impatient(ring(), {.n_ctx = 64, .max_tokens = 8, .step_timeout = 60s}, clock);
-  auto sampler = text::Sampler::create(tokenizer, sampler_options).value();
+  Batcher its_batcher(impatient, tokenizer, {}, clock);
   const auto answer =
-      generate(impatient, tokenizer, sequence, sampler, {.prompt = letters("hello")}, clock);
+      generate(its_batcher, text::Sampler::create(tokenizer, sampler_options).value(),
+               {.prompt = letters("hello")}, clock);
   ASSERT_FALSE(answer);
   EXPECT_EQ(answer.error().code, ErrorCode::deadline_exceeded);
 }
 
 TEST_F(GeneratorTest, AGrammarThatEndsNowhereIsReportedAndNothingForgotten) {
-  sampler_options.grammar = "root ::= \"\\u0000\"";
+  sampler_options.grammar.gbnf = "root ::= \"\\u0000\"";
   const auto answer = run({.prompt = letters("hello")});
   ASSERT_FALSE(answer);
   EXPECT_EQ(answer.error().code, ErrorCode::invalid_argument);
-  EXPECT_EQ(sequence.size(), 5u);
+  EXPECT_EQ(ring().cells_used(), 5u);
   EXPECT_EQ(ring().resets, 0);
 }
 

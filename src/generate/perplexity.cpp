@@ -65,7 +65,7 @@ Result<Perplexity> measure_perplexity(Engine& engine, const text::Tokenizer& tok
     const std::vector<text::Token> expected = chunk;
     if (tokenizer.adds_bos()) chunk[0] = tokenizer.bos();
 
-    sequence.truncate(0);
+    engine.truncate(sequence, 0);
     for (std::uint32_t at = 0; at < n_ctx;) {
       const std::uint32_t n = std::min(engine.max_tokens(), n_ctx - at);
       const std::uint32_t first_output = std::clamp(first_scored, at, at + n);

@@ -1,8 +1,8 @@
 // A sequence of tokens whose keys and values the ring's devices hold: one conversation, one user's
 // request, one branch of a draft.
 //
-// Invariant: tokens() are in the KV cache or in a step on its way there, apart from what truncate()
-// removed and no step has told the devices yet; the next step of this sequence does.
+// Invariant: tokens() are in the KV cache or in a step on its way there. Only an Engine changes
+// them.
 //
 // Value type; thread-compatible.
 #pragma once
@@ -12,7 +12,6 @@
 #include <span>
 #include <vector>
 
-#include "compute/step.h"
 #include "text/tokenizer.h"
 
 namespace prima::generate {
@@ -26,9 +25,6 @@ class Sequence {
   const std::vector<text::Token>& tokens() const { return tokens_; }
   std::size_t size() const { return tokens_.size(); }
 
-  // Drops all tokens but the first `n`. REQUIRES: n <= size(), no step of this sequence in flight.
-  void truncate(std::size_t n);
-
   // As new, without telling the devices: for after Engine::reset().
   void forget();
 
@@ -37,7 +33,6 @@ class Sequence {
 
   std::int32_t id_;
   std::vector<text::Token> tokens_;
-  std::vector<compute::KvOperation> kv_operations_;  // to be told with the next step
 };
 
 // How many tokens both begin with.

@@ -81,21 +81,6 @@ Result<std::string> convert_json_schema(const std::string& schema) {
   }
 }
 
-Result<llama_sampler*> parse_grammar(const Tokenizer& tokenizer, const std::string& grammar) {
-  CapturedLlamaErrors errors;
-  try {
-    llama_sampler* parsed = llama_sampler_init_grammar(tokenizer.vocab(), grammar.c_str(), "root");
-    if (parsed != nullptr) return parsed;
-  } catch (const std::exception& error) {
-    return fail(ErrorCode::invalid_argument,
-                std::string("the grammar cannot be used: ") + error.what(), "Correct it");
-  }
-  return fail(ErrorCode::invalid_argument,
-              "the grammar cannot be used" +
-                  (errors.first().empty() ? std::string() : ": " + errors.first()),
-              "Give GBNF with a rule named root that does not begin with itself");
-}
-
 }  // namespace
 
 void Sampler::FreeSampler::operator()(llama_sampler* sampler) const { llama_sampler_free(sampler); }
@@ -125,20 +110,48 @@ Result<std::string> grammar_of_json_schema(const std::string& schema) {
   return convert_json_schema(schema);
 }
 
+Result<Sampler::SamplerPointer> Sampler::make_grammar(const Tokenizer& tokenizer,
+                                                      const Grammar& grammar) {
+  SamplerPointer sampler;
+  CapturedLlamaErrors errors;
+  try {
+    if (grammar.lazy) {
+      std::vector<const char*> patterns;
+      for (const std::string& pattern : grammar.trigger_patterns) {
+        patterns.push_back(pattern.c_str());
+      }
+      sampler.reset(llama_sampler_init_grammar_lazy_patterns(
+          tokenizer.vocab(), grammar.gbnf.c_str(), "root", patterns.data(), patterns.size(),
+          grammar.trigger_tokens.data(), grammar.trigger_tokens.size()));
+    } else {
+      sampler.reset(llama_sampler_init_grammar(tokenizer.vocab(), grammar.gbnf.c_str(), "root"));
+    }
+    if (sampler) {
+      for (const Token token : grammar.prefix) llama_sampler_accept(sampler.get(), token);
+    }
+  } catch (const std::exception& error) {
+    return fail(ErrorCode::invalid_argument,
+                std::string("the grammar cannot be used: ") + error.what(), "Correct it");
+  }
+  if (sampler) return sampler;
+  return fail(ErrorCode::invalid_argument,
+              "the grammar cannot be used" + (errors.first().empty() ? "" : ": " + errors.first()),
+              "Give GBNF with a rule named root that does not begin with itself");
+}
+
 Result<Sampler> Sampler::create(const Tokenizer& tokenizer, const SamplerOptions& options) {
   route_llama_log();
   PRIMA_RETURN_IF_ERROR(check(options, tokenizer.n_vocab()));
   Sampler sampler;
   sampler.n_vocab_ = static_cast<std::size_t>(tokenizer.n_vocab());
 
-  if (!options.grammar.empty()) {
+  if (!options.grammar.gbnf.empty()) {
     const auto parse = [&]() -> Status {
-      PRIMA_RETURN_IF_ERROR(parse_grammar(tokenizer, options.grammar));
+      PRIMA_RETURN_IF_ERROR(make_grammar(tokenizer, options.grammar));
       return {};
     };
     PRIMA_RETURN_IF_ERROR(try_in_child("the grammar", parse));
-    PRIMA_ASSIGN_OR_RETURN(llama_sampler * grammar, parse_grammar(tokenizer, options.grammar));
-    sampler.grammar_.reset(grammar);
+    PRIMA_ASSIGN_OR_RETURN(sampler.grammar_, make_grammar(tokenizer, options.grammar));
   }
 
   const std::vector<llama_logit_bias> biases = all_biases(tokenizer, options);

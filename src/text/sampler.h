@@ -27,6 +27,16 @@ struct LogitBias {
   float bias = 0.0f;  // added to the logit; -infinity forbids the token
 };
 
+// What an answer must look like.
+struct Grammar {
+  std::string gbnf = {};  // with the start rule "root"; empty: none
+  // A lazy grammar waits until the answer has one of these, and constrains from there on.
+  bool lazy = false;
+  std::vector<std::string> trigger_patterns = {};  // regular expressions
+  std::vector<Token> trigger_tokens = {};
+  std::vector<Token> prefix = {};  // of what the grammar describes, the prompt ends with this
+};
+
 // The defaults are llama.cpp's, so that people find the behaviour they know.
 struct SamplerOptions {
   float temperature = 0.8f;  // 0: always the likeliest token
@@ -39,7 +49,7 @@ struct SamplerOptions {
   std::int32_t penalized_tokens = 64;  // the last tokens that the penalties look at
   std::uint32_t seed = 0;
   std::vector<LogitBias> logit_bias = {};
-  std::string grammar = {};  // GBNF with the start rule "root"; empty: none
+  Grammar grammar = {};
 };
 
 // GBNF for a JSON schema. Fails with invalid_argument.
@@ -79,6 +89,8 @@ class Sampler {
   void set_candidates(std::span<const float> logits);
   Result<Token> choose_candidate();
   bool grammar_allows(Token token) const;
+
+  static Result<SamplerPointer> make_grammar(const Tokenizer& tokenizer, const Grammar& grammar);
 
   SamplerPointer chain_;    // null: the likeliest token
   SamplerPointer grammar_;  // null: none

@@ -117,7 +117,7 @@ TEST_F(SamplerTest, ACloneGoesOnFromTheSameState) {
                           .min_p = 0,
                           .repeat_penalty = 1.3f,
                           .seed = 9,
-                          .grammar = "root ::= [a-z]+"});
+                          .grammar = {.gbnf = "root ::= [a-z]+"}});
   write(sampler, 5);
   Sampler clone = sampler.clone();
   EXPECT_EQ(write(sampler, 10), write(clone, 10));
@@ -126,7 +126,7 @@ TEST_F(SamplerTest, ACloneGoesOnFromTheSameState) {
 TEST_F(SamplerTest, AGrammarIsObeyed) {
   for (const float temperature : {0.0f, 1.0f}) {
     Sampler sampler =
-        make({.temperature = temperature, .grammar = R"(root ::= "hello" [0-9] "!")"});
+        make({.temperature = temperature, .grammar = {.gbnf = R"(root ::= "hello" [0-9] "!")"}});
     const std::string text = write(sampler, 20);
     ASSERT_EQ(text.size(), 7u) << text;
     EXPECT_EQ(text.substr(0, 5), "hello");
@@ -137,7 +137,7 @@ TEST_F(SamplerTest, AGrammarIsObeyed) {
 
 TEST_F(SamplerTest, AJsonSchemaBecomesAGrammar) {
   const auto grammar = grammar_of_json_schema(R"({"enum": ["red", "green"]})").value();
-  Sampler sampler = make({.temperature = 0, .grammar = grammar});
+  Sampler sampler = make({.temperature = 0, .grammar = {.gbnf = grammar}});
   const std::string text = write(sampler, 40);
   EXPECT_TRUE(text.starts_with("\"red\"") || text.starts_with("\"green\"")) << text;
 }
@@ -154,7 +154,7 @@ TEST_F(SamplerTest, BadSchemasAreRefused) {
 TEST_F(SamplerTest, BadGrammarsAreRefused) {
   for (const char* grammar :
        {"root ::= (", "root ::= nowhere", "other ::= \"a\"", "root ::= root \"a\" | \"b\""}) {
-    const auto sampler = Sampler::create(tokenizer, {.grammar = grammar});
+    const auto sampler = Sampler::create(tokenizer, {.grammar = {.gbnf = grammar}});
     ASSERT_FALSE(sampler) << grammar;
     EXPECT_EQ(sampler.error().code, ErrorCode::invalid_argument);
   }
@@ -164,7 +164,7 @@ TEST_F(SamplerTest, BadGrammarsAreRefused) {
 TEST_F(SamplerTest, SurvivesGrammarsMeantToDoHarm) {
   const std::string deep =
       "root ::= " + std::string(100000, '(') + "\"a\"" + std::string(100000, ')');
-  const auto grammar = Sampler::create(tokenizer, {.grammar = deep});
+  const auto grammar = Sampler::create(tokenizer, {.grammar = {.gbnf = deep}});
   ASSERT_FALSE(grammar);
   EXPECT_EQ(grammar.error().code, ErrorCode::invalid_argument);
 
@@ -182,7 +182,7 @@ TEST_F(SamplerTest, TemperaturesTooSmallToDivideByAreRefused) {
 #endif
 
 TEST_F(SamplerTest, TokensThatTheGrammarForbidsAreNotAccepted) {
-  Sampler sampler = make({.grammar = "root ::= \"a\" \"b\""});
+  Sampler sampler = make({.grammar = {.gbnf = "root ::= \"a\" \"b\""}});
   EXPECT_FALSE(sampler.accept(token("b")));
   EXPECT_FALSE(sampler.accept(tokenizer.eos()));  // llama.cpp would abort
   EXPECT_TRUE(sampler.accept(token("a")));

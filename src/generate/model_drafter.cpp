@@ -1,0 +1,151 @@
+#include "generate/model_drafter.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "compute/kv_cells.h"
+
+namespace prima::generate {
+
+namespace {
+
+// Each further token is right less often, and costs a pass over the draft model.
+constexpr std::uint32_t kMost = 12;
+
+}  // namespace
+
+Status check_same_vocabulary(const text::Tokenizer& target, const text::Tokenizer& draft) {
+  const auto differ = [](std::string what) {
+    return fail(ErrorCode::invalid_argument,
+                "the draft model's vocabulary differs from the model's: " + std::move(what),
+                "Choose a draft model of the same family");
+  };
+  if (target.n_vocab() != draft.n_vocab()) {
+    return differ(std::to_string(draft.n_vocab()) + " tokens against " +
+                  std::to_string(target.n_vocab()));
+  }
+  for (text::Token token = 0; token < target.n_vocab(); ++token) {
+    const std::string own = target.piece(token, /*render_special=*/true);
+    const std::string other = draft.piece(token, /*render_special=*/true);
+    if (own == other) continue;
+    return differ("token " + std::to_string(token) + " is '" + other + "' against '" + own + "'");
+  }
+  return {};
+}
+
+Result<std::unique_ptr<ModelDrafter>> ModelDrafter::load(const std::filesystem::path& path,
+                                                         const text::Tokenizer& target,
+                                                         const compute::ExecutorOptions& executor,
+                                                         const Clock& clock) {
+  PRIMA_ASSIGN_OR_RETURN(auto model, model::ModelFile::open(path));
+  PRIMA_ASSIGN_OR_RETURN(const auto tokenizer, text::Tokenizer::load(model.paths().front()));
+  PRIMA_RETURN_IF_ERROR(check_same_vocabulary(target, tokenizer));
+  std::unique_ptr<ModelDrafter> drafter(new ModelDrafter(std::move(model), clock));
+  drafter->n_vocab_ = static_cast<std::size_t>(target.n_vocab());
+  ring::RingOptions options;
+  options.executor.n_ctx = executor.n_ctx;
+  options.executor.max_tokens = executor.max_tokens;
+  options.executor.kv_type = executor.kv_type;
+  options.executor.n_threads = executor.n_threads;
+  PRIMA_ASSIGN_OR_RETURN(drafter->ring_, ring::form_ring(drafter->model_, options));
+  drafter->engine_ = std::make_unique<Engine>(
+      *drafter->ring_, EngineOptions{.n_ctx = executor.n_ctx, .max_tokens = executor.max_tokens},
+      clock);
+  for (std::int32_t id = 0; id < compute::kMaxSequences; ++id) {
+    drafter->sequences_.emplace_back(id);
+  }
+  return drafter;
+}
+
+std::uint32_t ModelDrafter::most() const { return kMost; }
+
+Status ModelDrafter::draft(std::span<Draft> drafts) {
+  std::vector<Draft*> wanted;
+  for (Draft& draft : drafts) {
+    // A history beyond what the draft model was trained for gets no guesses.
+    const std::size_t end = draft.history.size() + draft.most;
+    if (draft.most > 0 && end <= model_.hyperparameters().n_ctx_train) wanted.push_back(&draft);
+  }
+  if (wanted.empty()) return {};
+  PRIMA_RETURN_IF_ERROR(catch_up(wanted));
+  for (;;) {
+    std::erase_if(wanted, [](const Draft* draft) { return draft->tokens.size() >= draft->most; });
+    if (wanted.empty()) return {};
+    PRIMA_RETURN_IF_ERROR(extend(wanted));
+  }
+}
+
+Status ModelDrafter::catch_up(std::span<Draft* const> drafts) {
+  for (Draft* draft : drafts) {
+    Sequence& sequence = sequences_[static_cast<std::size_t>(draft->sequence)];
+    const std::size_t n_known =
+        std::min(common_prefix(sequence.tokens(), draft->history), draft->history.size() - 1);
+    engine_->truncate(sequence, n_known);
+  }
+  std::vector<Draft*> waiting(drafts.begin(), drafts.end());
+  while (!waiting.empty()) {
+    std::vector<Part> parts;
+    std::vector<Draft*> finished;
+    std::uint32_t room = engine_->max_tokens();
+    for (Draft* draft : waiting) {
+      if (room == 0) break;
+      Sequence& sequence = sequences_[static_cast<std::size_t>(draft->sequence)];
+      const auto rest = draft->history.subspan(sequence.size());
+      const auto n = std::min<std::uint32_t>(room, static_cast<std::uint32_t>(rest.size()));
+      const bool last = n == rest.size();
+      parts.push_back({&sequence, rest.first(n), last ? 1u : 0u});
+      if (last) finished.push_back(draft);
+      room -= n;
+    }
+    PRIMA_RETURN_IF_ERROR(make_cells(engine_->max_tokens() - room, drafts));
+    PRIMA_RETURN_IF_ERROR(run(parts, finished));
+    for (const Draft* draft : finished) std::erase(waiting, draft);
+  }
+  return {};
+}
+
+Status ModelDrafter::extend(std::span<Draft* const> drafts) {
+  std::vector<Part> parts;
+  for (Draft* draft : drafts) {
+    parts.push_back({&sequences_[static_cast<std::size_t>(draft->sequence)],
+                     std::span(draft->tokens).last(1), 1});
+  }
+  PRIMA_RETURN_IF_ERROR(make_cells(static_cast<std::uint32_t>(parts.size()), drafts));
+  const Instant started = clock_.now();
+  PRIMA_RETURN_IF_ERROR(run(parts, drafts));
+  const Duration each = (clock_.now() - started) / drafts.size();
+  // The first also builds its graph; the second replaces it.
+  cost_ = ++times_measured_ <= 2 ? each : (4 * cost_ + each) / 5;
+  return {};
+}
+
+// Adds to each of `with_outputs`, which are those parts that want logits, the likeliest token.
+Status ModelDrafter::run(std::span<const Part> parts, std::span<Draft* const> with_outputs) {
+  PRIMA_RETURN_IF_ERROR(engine_->submit(parts));
+  PRIMA_ASSIGN_OR_RETURN(const ring::Ring::Finished finished, engine_->next());
+  if (finished.logits.size() != with_outputs.size() * n_vocab_) {
+    return fail(ErrorCode::internal,
+                "the draft model returned " + std::to_string(finished.logits.size()) + " logits");
+  }
+  for (std::size_t i = 0; i < with_outputs.size(); ++i) {
+    const auto row = finished.logits.begin() + static_cast<std::ptrdiff_t>(i * n_vocab_);
+    const auto likeliest = std::max_element(row, row + static_cast<std::ptrdiff_t>(n_vocab_));
+    with_outputs[i]->tokens.push_back(static_cast<text::Token>(likeliest - row));
+  }
+  return {};
+}
+
+// Answers that draft nothing now lose what is kept of them.
+Status ModelDrafter::make_cells(std::uint32_t wanted, std::span<Draft* const> keep) {
+  for (Sequence& sequence : sequences_) {
+    if (engine_->free_cells() >= wanted) return {};
+    const bool kept = std::ranges::any_of(
+        keep, [&](const Draft* draft) { return draft->sequence == sequence.id(); });
+    if (!kept) engine_->truncate(sequence, 0);
+  }
+  if (engine_->free_cells() >= wanted) return {};
+  return fail(ErrorCode::resource_exhausted, "the draft model's context is full");
+}
+
+}  // namespace prima::generate
