@@ -82,7 +82,7 @@ def tokens(result: dict) -> Tokens:
     first: dict[str, list[int]] = {}
     for run in told:
         first.setdefault(run["system"], run["tokens"])
-    in_memory = result["reference"]["tokens"] if result["reference"] else []
+    in_memory = list(result["reference"]["tokens"]) if result["reference"] else []
     return Tokens(len(told), sum(run["tokens"] == first[run["system"]] for run in told),
                   sum(run["tokens"] == in_memory[:len(run["tokens"])] for run in told))
 
