@@ -159,6 +159,8 @@ class Measurement:
                                             "weight_bytes": planning.weight_bytes(self.planned)},
             "devices": [dataclasses.asdict(device) for device in scenario.cluster.devices],
             "network": self._network(), "copies": scenario.copies, "context": scenario.context,
+            "asked": {"tokens": scenario.tokens, "repetitions": scenario.repetitions,
+                      "slow_tokens": scenario.slow_tokens, "slow_repetitions": scenario.slow_repetitions},
             "reference": dataclasses.asdict(self.reference) if self.reference else None,
             "plan": {"devices": plan.devices, "layers": planning.layers_of(self.planned), "rounds": plan.rounds,
                      "windows_by_hand": plan.windows,

@@ -38,6 +38,7 @@ def result(**more) -> dict:
         "devices": [{"name": "one"} | device, {"name": "two"} | device],
         "network": {"one_way_ms": 2, "mbit_per_second": 400, "shared": True, "jitter_ms": 10, "loss_percent": 0},
         "copies": "own", "context": 1024,
+        "asked": {"tokens": 2, "repetitions": 3, "slow_tokens": 2, "slow_repetitions": 3},
         "reference": {"tpot_ms": 300.0, "prefill_tokens_per_second": 20.0, "weight_bytes": 4 << 30, "tokens": [1, 2]},
         "plan": {"devices": ["one", "two"], "layers": [[4, 4], [4, 4]], "rounds": 2, "windows_by_hand": [], "predicted_tpot_ms": 1000.0,
                  "timeline": {"one": [["compute", 0.0, 0.1]], "two": [["compute", 0.1, 0.4]]}},
