@@ -94,15 +94,24 @@ def takes_plans(prima: pathlib.Path) -> bool:
 
 
 def plan_by_hand(planned: dict) -> Plan:
-    """The nearest with the same windows in each round, as `prima run --windows` takes them."""
-    rounds = planned["rounds"]
-    used = [(device["name"], sum(window[1] for window in device["windows"])) for device in planned["devices"]]
-    used = [(name, count) for name, count in used if count > 0]
-    windows = [max(1, round(count / rounds)) for _, count in used]
-    # Enough for all layers: the device that rounding took most from gets them.
-    while sum(windows) * rounds < planned["n_layer"]:
-        windows[max(range(len(used)), key=lambda i: used[i][1] / rounds - windows[i])] += 1
-    return Plan(tuple(name for name, _ in used), tuple(windows), rounds)
+    """The nearest with the same windows in each round, as `prima run --windows` takes them. Fewer rounds
+    come nearer to each device's share of layers, but read ahead less: both count."""
+    shares = [(device["name"], sum(window[1] for window in device["windows"])) for device in planned["devices"]]
+    shares = [(name, layers) for name, layers in shares if layers > 0]
+
+    def windows_of(rounds: int) -> tuple[int, ...]:
+        windows = [max(1, round(layers / rounds)) for _, layers in shares]
+        # Enough for all layers: the device that rounding took most from gets them.
+        while sum(windows) * rounds < planned["n_layer"]:
+            windows[max(range(len(shares)), key=lambda i: shares[i][1] / rounds - windows[i])] += 1
+        return tuple(windows)
+
+    def cost(rounds: int) -> float:
+        astray = sum(abs(window * rounds - layers) for window, (_, layers) in zip(windows_of(rounds), shares))
+        return astray / planned["n_layer"] + 0.5 / rounds
+
+    rounds = min(range(1, planned["rounds"] + 1), key=cost)
+    return Plan(tuple(name for name, _ in shares), windows_of(rounds), rounds)
 
 
 def layers_of(planned: dict) -> list[list[int]]:

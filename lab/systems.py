@@ -45,7 +45,8 @@ class Bench:
     def note(self, device: str, command: list[str]) -> list[str]:
         line = f"{device}$ " + " ".join(command)
         for path, short in ((str(self.prima), "prima"), (str(self.llama_cpp) + "/", ""),
-                            (str(self.home.folder) + "/", "")):
+                            (str(self.home.folder) + "/", ""),
+                            *((str(path), "model.gguf") for path in self.home.models.values())):
             line = line.replace(path, short)
         if line not in self.commands:
             self.commands.append(line)

@@ -96,6 +96,13 @@ class PlanningTest(unittest.TestCase):
         self.assertEqual(5000.0, planning.limit_ms(cluster, weights, 0, fast))
         self.assertEqual(0.0, planning.limit_ms(cluster, 1 << 30, 0, None))
 
+    def test_a_plan_by_hand(self):
+        planned = {"n_layer": 32, "rounds": 8, "devices": [
+            {"name": name, "windows": [[0, layers, []]]} for name, layers in
+            (("one", 5), ("two", 9), ("three", 9), ("four", 9), ("none", 0))]}
+        plan = planning.plan_by_hand(planned)
+        self.assertEqual((("one", "two", "three", "four"), (1, 2, 2, 2), 5), (plan.devices, plan.windows, plan.rounds))
+
     def test_a_rated_cluster_file(self):
         scenario = read_scenario(FOLDER / "home4-uneven.toml")
         reference = planning.Reference(400.0, 20.0, 4_000_000_000, ())
