@@ -4,7 +4,7 @@ BUILD := build/release
 TIMED := @tools/timed.sh
 
 # What "make lab" measures: names in lab/scenarios, or files.
-SCENARIO ?= solo-starved home4-even home4-uneven home4-roomy fits-on-one flaky
+SCENARIO ?= solo-starved home4-even home4-uneven home4-roomy fits-on-one flaky lossy chat
 LAB_OPTIONS ?=
 
 export QUESTION
