@@ -245,6 +245,21 @@ TEST_F(Faults, ASlowDeviceLives) {
   });
 }
 
+TEST_F(Faults, AHeadThatWasStoppedForAWhileGoesOn) {
+  const DriverResult undisturbed = expected(three_devices());
+  world_.run([&] {
+    SimulatedWorkers workers(world_, three_devices());
+    const auto ring = workers.form().value();
+    const Outcome outcome = generate_during(*ring, milliseconds(300), [&] {
+      world_.stop("head");
+      world_.sleep(seconds(4));
+      world_.resume("head");
+    });
+    ASSERT_TRUE(outcome.result) << outcome.result.error().message();
+    EXPECT_EQ(*outcome.result, undisturbed);
+  });
+}
+
 TEST_F(Faults, AHeadThatDiesFreesItsWorkers) {
   world_.run([&] {
     SimulatedWorkers workers(world_, three_devices());

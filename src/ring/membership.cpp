@@ -220,8 +220,13 @@ std::string Membership::missing_links() const {
 
 std::vector<Outgoing> Membership::tick(Instant now, std::uint32_t epoch, const NodeProgress& head) {
   std::vector<Outgoing> outgoing;
+  // Where this device itself stood still, what the others said meanwhile is yet to be read.
+  const bool stood_still = last_tick_ != Instant{} && now - last_tick_ > 2 * times_.interval;
+  const Duration pause = stood_still ? now - last_tick_ : Duration{};
+  last_tick_ = now;
   for (Member& member : members_) {
     if (member.state == Member::State::gone) continue;
+    member.last_heard = std::min(now, member.last_heard + pause);
     if (now - member.last_heard > times_.worker_timeout) {
       lose(member, {ErrorCode::unavailable, member.name + " (" + member.address + ") was lost",
                     "Ask again: the ring forms anew from the devices that are there"});

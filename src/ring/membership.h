@@ -127,6 +127,7 @@ class Membership {
   const HeartbeatTimes times_;
   std::vector<Member> members_;
   std::uint64_t session_ = 0;
+  Instant last_tick_{};
   std::vector<std::string> device_names_;
   std::set<DevicePair> links_;
   std::set<std::uint32_t> head_links_up_;
