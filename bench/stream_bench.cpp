@@ -1,7 +1,8 @@
 // Weights within a memory budget: how long a token takes, how much of that waits for the disk, and
 // how much memory was really used, for one device and one model.
 //
-//     stream_bench -m model.gguf --memory 1G [--decode 8] [--prompt 0] [--slots 64M]
+//     stream_bench -m model.gguf --memory 1G [--decode 8] [--prompt 0] [--context 2048] [--slots
+//     64M]
 //                  [--reader auto|uring|threads|buffered] [--threads 2] [--no-repack] [--json FILE]
 //
 // `--memory` is for the whole program, as in `prima run`; without it weights are held in memory.
@@ -36,6 +37,7 @@ struct Options {
   std::string reader = "auto";
   int decode = 8;
   int prompt = 0;
+  std::uint32_t context = 2048;
   int threads = 0;
   int queue_depth = 8;
   bool no_repack = false;
@@ -55,17 +57,18 @@ Bytes process_figure(const char* file, const std::string& name, Bytes unit) {
   return 0;
 }
 
-Result<prima::compute::ExecutorOptions> executor_options(const Options& options,
-                                                         std::uint32_t n_layer) {
+Result<prima::compute::ExecutorOptions> executor_options(
+    const Options& options, const prima::model::Hyperparameters& hyperparameters) {
   prima::compute::ExecutorOptions executor;
-  executor.windows = {{0, n_layer}};
-  executor.n_ctx = 2048;
+  executor.windows = {{0, hyperparameters.n_layer}};
+  executor.n_ctx = options.context;
   executor.n_threads = options.threads;
   executor.repack = !options.no_repack;
   if (!options.memory.empty()) {
     PRIMA_ASSIGN_OR_RETURN(const Bytes asked, prima::parse_bytes(options.memory));
-    PRIMA_ASSIGN_OR_RETURN(const auto budget, prima::weights::measure_budget(asked));
-    executor.memory = budget.for_layers();
+    PRIMA_ASSIGN_OR_RETURN(executor.memory, prima::weights::measure_budget(asked));
+    executor.max_tokens =
+        prima::compute::step_tokens_within(*executor.memory, hyperparameters, executor.max_tokens);
   }
   if (!options.slots.empty()) {
     PRIMA_ASSIGN_OR_RETURN(executor.streaming.slot_bytes, prima::parse_bytes(options.slots));
@@ -81,7 +84,8 @@ Result<prima::compute::ExecutorOptions> executor_options(const Options& options,
 Status run(const Options& options) {
   PRIMA_ASSIGN_OR_RETURN(const auto model, prima::model::ModelFile::open(options.model));
   const std::uint32_t n_layer = model.hyperparameters().n_layer;
-  PRIMA_ASSIGN_OR_RETURN(const auto executor_options_, executor_options(options, n_layer));
+  PRIMA_ASSIGN_OR_RETURN(const auto executor_options_,
+                         executor_options(options, model.hyperparameters()));
 
   nlohmann::ordered_json report;
   double start = now_seconds();
@@ -122,6 +126,7 @@ Status run(const Options& options) {
                       {"streamed_per_token", memory.streamed},
                       {"kv_cache", memory.kv_cache},
                       {"compute_buffers", memory.compute_buffers},
+                      {"program", memory.program},
                       {"peak_rss", process_figure("/proc/self/status", "VmHWM", 1024)},
                       {"rss_anon", process_figure("/proc/self/status", "RssAnon", 1024)},
                       {"rss_file", process_figure("/proc/self/status", "RssFile", 1024)},
@@ -143,6 +148,7 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"auto", "uring", "threads", "buffered"}));
   app.add_option("--decode", options.decode, "tokens to time")->check(CLI::PositiveNumber);
   app.add_option("--prompt", options.prompt, "tokens of a prompt before");
+  app.add_option("--context", options.context, "KV cells");
   app.add_option("--threads", options.threads, "threads");
   app.add_option("--queue-depth", options.queue_depth, "reads in flight");
   app.add_flag("--no-repack", options.no_repack, "weights as they lie in the file");

@@ -42,7 +42,8 @@ void add_device_options(CLI::App& command, DeviceOptions& options) {
                                      "Wait for this many devices that run \"prima join\"");
   auto* windows = command.add_option("--windows", options.windows,
                                      "Layers of each device in a round, this one first, such as "
-                                     "4,4,14; 0 leaves a device out (an even split)");
+                                     "4,4,14; 0 leaves a device out. If they are all the model's "
+                                     "layers, they are dealt over the rounds (an even split)");
   windows->delimiter(',');
   auto* rounds = command.add_option("--rounds", options.rounds,
                                     "Rounds a token makes; the windows repeat in each");
@@ -150,6 +151,12 @@ std::string describe(const ring::FormationProgress& progress) {
     case Stage::linking: return "Linking the devices";
   }
   return "";
+}
+
+void fit_steps_to_memory(ring::RingOptions& ring, const model::Hyperparameters& model) {
+  if (!ring.executor.memory) return;
+  ring.executor.max_tokens =
+      compute::step_tokens_within(*ring.executor.memory, model, ring.executor.max_tokens);
 }
 
 Result<std::unique_ptr<ring::Ring>> form_ring_visibly(const model::ModelFile& model,

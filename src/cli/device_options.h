@@ -49,6 +49,9 @@ ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx
 // One line for a person.
 std::string describe(const ring::FormationProgress& progress);
 
+// Smaller steps where this device's memory is short.
+void fit_steps_to_memory(ring::RingOptions& ring, const model::Hyperparameters& model);
+
 // ring::form_ring, with its progress on the terminal; Ctrl-C cancels.
 Result<std::unique_ptr<ring::Ring>> form_ring_visibly(const model::ModelFile& model,
                                                       ring::RingOptions options,

@@ -145,6 +145,23 @@ class StopOnSignal {
   std::thread thread_;
 };
 
+// A line when it begins and one when it is done: it takes minutes, in the background.
+void show_store_progress(const weights::StoreProgress& progress) {
+  static std::atomic<bool> begun{false};
+  if (progress.failed) {
+    begun = false;
+    std::fprintf(stderr, "prima join: %s\n", progress.failed->message().c_str());
+  } else if (!begun.exchange(true)) {
+    std::fprintf(stderr,
+                 "prima join: writing a compute-ready copy of the weights, %s, while there is "
+                 "nothing to do\n",
+                 format_bytes(progress.total).c_str());
+  } else if (progress.done == progress.total) {
+    begun = false;
+    std::fprintf(stderr, "prima join: the copy is complete and will be used from the next start\n");
+  }
+}
+
 Result<int> join(const JoinOptions& options) {
   std::vector<transport::Endpoint> named_heads;
   if (!options.head.empty()) {
@@ -205,6 +222,7 @@ Result<int> join(const JoinOptions& options) {
         executor.kv_type = assignment.kv_type;
         executor.repack = assignment.repack;
         PRIMA_RETURN_IF_ERROR(apply(options.processor, executor));
+        executor.show_store = show_store_progress;
         return compute::Executor::create(*model, executor, progress);
       },
       .on_status = [&](const ring::WorkerStatus& status) { line.show(status); }};

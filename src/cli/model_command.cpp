@@ -13,10 +13,13 @@
 #include "cli/exit_code.h"
 #include "cli/interrupt.h"
 #include "cli/model_report.h"
+#include "cli/processor_options.h"
 #include "cli/progress_line.h"
 #include "model/mixture.h"
 #include "model/model_file.h"
 #include "model/synth.h"
+#include "weights/layer_store.h"
+#include "weights/weight_layout.h"
 
 namespace prima::cli {
 namespace {
@@ -79,6 +82,53 @@ int synth(const SynthFlags& flags) {
              format_bytes(result->file_size), result->n_tensors, took,
              format_bytes_per_second(static_cast<double>(result->file_size) / took));
   return kSuccess;
+}
+
+struct StoreFlags {
+  std::string file;
+  ProcessorOptions processor;
+  bool remove = false;
+};
+
+Result<int> store(const StoreFlags& flags) {
+  PRIMA_ASSIGN_OR_RETURN(const auto model, model::ModelFile::open(flags.file));
+  PRIMA_ASSIGN_OR_RETURN(auto options, store_options(flags.processor));
+  if (options.root.empty()) {
+    return fail(ErrorCode::not_found, "there is no folder for copies of weights",
+                "Set HOME or XDG_CACHE_HOME");
+  }
+  options.model_identity = weights::file_identity(model);
+  PRIMA_ASSIGN_OR_RETURN(auto layer_store, weights::LayerStore::open(options));
+  if (flags.remove) {
+    std::filesystem::remove_all(layer_store.folder());
+    fmt::print("{} removed\n", layer_store.folder().string());
+    return kSuccess;
+  }
+  weights::WeightRequest request{.layers = {}, .embedding = true, .output = true};
+  for (std::uint32_t layer = 0; layer < model.hyperparameters().n_layer; ++layer) {
+    request.layers.push_back(static_cast<int>(layer));
+  }
+  Progress progress;
+  PRIMA_RETURN_IF_ERROR(
+      layer_store.write(weights::gguf_layout(model, request),
+                        [&](Bytes done, Bytes total) { return progress(done, total); }));
+  fmt::print("{} is complete\n", layer_store.folder().string());
+  return kSuccess;
+}
+
+void add_store(CLI::App& model, int& exit_code) {
+  auto flags = std::make_shared<StoreFlags>();
+  CLI::App* command = model.add_subcommand(
+      "store", "Copy a model's weights, laid out as this processor computes fastest, to its disk");
+  command->add_option("file", flags->file, "A .gguf file; of a split model, its first part")
+      ->required();
+  command->add_option("--store-size", flags->processor.store_size,
+                      "What the copies of all models may take (while 5 % of the disk stay free)");
+  command->add_flag("--remove", flags->remove, "Remove this model's copy instead");
+  command->callback([flags, &exit_code] {
+    const Result<int> result = store(*flags);
+    exit_code = result ? *result : report(result.error());
+  });
 }
 
 void add_inspect(CLI::App& model, int& exit_code) {
@@ -177,6 +227,7 @@ void add_model_command(CLI::App& app, int& exit_code) {
   model->require_subcommand(1);
   add_inspect(*model, exit_code);
   add_synth(*model, exit_code);
+  add_store(*model, exit_code);
 }
 
 }  // namespace prima::cli

@@ -26,7 +26,10 @@ compute::ExecutorMemory total_memory(const ring::RingDescription& ring) {
     total.kv_cache += device.memory.kv_cache;
     total.compute_buffers += device.memory.compute_buffers;
     total.gpu += device.memory.gpu;
+    total.slots += device.memory.slots;
     total.streamed += device.memory.streamed;
+    total.budget += device.memory.budget;
+    total.program += device.memory.program;
   }
   return total;
 }
@@ -47,7 +50,10 @@ ordered_json to_json(const compute::ExecutorMemory& memory) {
           {"kv_cache", memory.kv_cache},
           {"compute_buffers", memory.compute_buffers},
           {"gpu", memory.gpu},
-          {"streamed_per_token", memory.streamed}};
+          {"slots", memory.slots},
+          {"streamed_per_token", memory.streamed},
+          {"budget", memory.budget > 0 ? ordered_json(memory.budget) : ordered_json()},
+          {"program", memory.program}};
 }
 
 ordered_json to_json(const std::vector<compute::LayerRange>& windows) {

@@ -28,7 +28,9 @@
 #include "base/units.h"
 #include "compute/step.h"
 #include "model/model_file.h"
+#include "weights/budget.h"
 #include "weights/layer_store.h"
+#include "weights/store_writer.h"
 #include "weights/streaming_options.h"
 
 namespace prima::compute {
@@ -64,15 +66,24 @@ struct ExecutorOptions {
   bool repack = true;                 // weights in the processor's own layout, where ggml has one
   std::vector<GpuPlacement> gpus{};   // what they do not hold is the CPU's
   GpuRequest gpu{};                   // where `gpus` is empty: decided when windows are known
-  // Memory for weights, KV cache and compute buffers of the CPU together. What of the weights does
-  // not fit is streamed from disk. Without it all is held in memory.
-  std::optional<Bytes> memory{};
+  // Memory for weights, KV cache and compute buffers of the CPU together, and for the program. What
+  // of the weights does not fit is streamed from disk. Without it all is held in memory.
+  std::optional<weights::MemoryBudget> memory{};
   weights::StreamingOptions streaming{};
-  // A layer store to take weights from where it has them; with `memory` only. Empty model_identity:
-  // none.
+  // A layer store to take weights from where it has them, and to be written while there is nothing
+  // to compute; for weights within `memory`. Empty root: none. Empty model_identity: the file's
+  // own.
   weights::LayerStoreOptions store{};
+  // Longer than this device waits for the others within a request.
+  Duration store_calm_time = std::chrono::seconds(30);
+  weights::ShowStoreProgress show_store{};
   bool yields_memory = true;  // gives weights up while other programs need memory
 };
+
+// Tokens of a step, at most `most`, whose compute buffers are a small part of the memory: where
+// weights are streamed, every byte of buffers is a byte more to read for every token.
+std::uint32_t step_tokens_within(const weights::MemoryBudget& memory,
+                                 const model::Hyperparameters& hyperparameters, std::uint32_t most);
 
 struct ExecutorMemory {
   Bytes weights = 0;
@@ -81,6 +92,8 @@ struct ExecutorMemory {
   Bytes gpu = 0;       // all three, in the GPUs' own memory
   Bytes slots = 0;     // part of weights: what streamed weights pass through
   Bytes streamed = 0;  // not memory: weights read from disk for every step
+  Bytes budget = 0;    // all of the above but the GPUs', and the program; 0: no limit
+  Bytes program = 0;   // set aside for the program in the budget
 };
 
 // Weights read from disk for steps, and how long run() waited for them.

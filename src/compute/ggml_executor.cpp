@@ -43,6 +43,19 @@ Result<std::unique_ptr<Executor>> Executor::create(const model::ModelFile& model
   return GgmlExecutor::create(model, options, progress);
 }
 
+std::uint32_t step_tokens_within(const weights::MemoryBudget& memory,
+                                 const model::Hyperparameters& hp, std::uint32_t most) {
+  constexpr Bytes kPart = 32;            // of the memory
+  constexpr std::uint32_t kFewest = 32;  // fewer make kernels slow
+  constexpr std::uint32_t kMultiple = 32;
+  const Bytes widest =
+      std::max<Bytes>(hp.n_ff, Bytes{hp.n_ff_expert} * std::max<Bytes>(1, hp.n_expert_used));
+  // Gate, up and their product may share two places; hidden states and heads take six or so.
+  const Bytes bytes_per_token = sizeof(float) * (2 * widest + 6 * Bytes{hp.n_embd});
+  const Bytes fit = memory.total / kPart / bytes_per_token / kMultiple * kMultiple;
+  return static_cast<std::uint32_t>(std::min<Bytes>(most, std::max<Bytes>(kFewest, fit)));
+}
+
 GgmlExecutor::GgmlExecutor(const model::ModelFile& model, const ExecutorOptions& options)
     : model_(model),
       options_(options),
@@ -146,7 +159,7 @@ Status GgmlExecutor::add_cpu(const LoadProgress& progress) {
       extends = on_cpu;
     }
   }
-  if (options_.memory) return add_streamed(options, progress);
+  if (options_.memory && !fits_with_ease(options)) return add_streamed(options, progress);
   weights::ResidentRequest request;
   request.layers = layers_of(options.layers);
   request.embedding = options_.is_head;
@@ -157,34 +170,89 @@ Status GgmlExecutor::add_cpu(const LoadProgress& progress) {
   return add(options, std::move(weights));
 }
 
-// What the KV cache and the compute buffers leave of the memory is for weights.
+// Whether weights can be held as other programs hold theirs: in memory that the system cannot take
+// back, in the processor's own layout. Only where nobody set a limit and it is a small part of what
+// is available; else they are kept so that the system can.
+bool GgmlExecutor::fits_with_ease(const LayerDeviceOptions& options) const {
+  if (options_.memory->was_asked) return false;
+  const model::Hyperparameters& hp = model_.hyperparameters();
+  Bytes needed = options.output_layer ? output_layer_bytes() : 0;
+  for (const int layer : layers_of(options.layers)) {
+    needed += model_.layer_bytes(layer) +
+              2 * Bytes{options.n_ctx} * ggml_row_size(options.kv_type, hp.n_embd_kv());
+  }
+  return needed <= options_.memory->for_layers() / 2;
+}
+
+// What the program, the KV cache and the compute buffers leave of the memory is for weights.
 Status GgmlExecutor::add_streamed(const LayerDeviceOptions& options, const LoadProgress& progress) {
   weights::WeightLayout layout = weights::gguf_layout(model_, {.layers = layers_of(options.layers),
                                                                .embedding = options_.is_head,
                                                                .output = options.output_layer});
-  if (!options_.store.model_identity.empty()) {
-    PRIMA_ASSIGN_OR_RETURN(const auto store, weights::LayerStore::open(options_.store));
-    layout = store.apply(layout);
+  if (!options_.store.root.empty()) layout = use_store(layout);
+  weights::StreamingOptions streaming = options_.streaming;
+  for (const LayerRange& window : options_.windows) {
+    streaming.ring.last_layers.push_back(static_cast<int>(window.last) - 1);
   }
-  PRIMA_ASSIGN_OR_RETURN(auto weights, weights::StreamedWeights::open(layout, options_.streaming));
+  streaming.ring.share = share_of_model();
+  PRIMA_ASSIGN_OR_RETURN(auto weights, weights::StreamedWeights::open(layout, streaming));
   streamed_weights_ = weights.get();
   embedding_ = weights->find(model::TensorRole::token_embedding, -1);
   PRIMA_RETURN_IF_ERROR(add(options, std::move(weights)));
   const LayerDevice& device = *devices_.back();
-  const Bytes others = device.kv_cache_bytes() + device.compute_buffer_bytes();
+  const weights::MemoryBudget& budget = *options_.memory;
+  const Bytes others = budget.program + device.kv_cache_bytes() + device.compute_buffer_bytes();
   const Bytes enough = others + streamed_weights_->smallest_budget();
-  if (*options_.memory < enough) {
+  if (budget.total < enough) {
     return fail(ErrorCode::resource_exhausted,
-                format_bytes(*options_.memory) + " of memory are too little: KV cache " +
+                format_bytes(budget.total) + " of memory are too little: program " +
+                    format_bytes(budget.program) + ", KV cache " +
                     format_bytes(device.kv_cache_bytes()) + ", compute buffers " +
                     format_bytes(device.compute_buffer_bytes()) + ", weights at least " +
                     format_bytes(streamed_weights_->smallest_budget()),
                 "At least " + format_bytes(enough) + " (" + std::to_string(enough) +
                     " bytes) are needed; a smaller context (-c) needs less");
   }
-  PRIMA_RETURN_IF_ERROR(streamed_weights_->start(*options_.memory - others, progress));
+  PRIMA_RETURN_IF_ERROR(streamed_weights_->start(budget.total - others, progress));
   if (options_.yields_memory) yield_memory_to_others();
   return {};
+}
+
+// Without a store that can be used, weights come from the model's own files.
+weights::WeightLayout GgmlExecutor::use_store(const weights::WeightLayout& layout) {
+  weights::LayerStoreOptions options = options_.store;
+  if (options.model_identity.empty()) options.model_identity = weights::file_identity(model_);
+  auto store = weights::LayerStore::open(options);
+  if (!store) {
+    log::warn("{}", store.error().message());
+    return layout;
+  }
+  weights::WeightLayout applied = store->apply(layout);
+  if (!store->is_complete(layout)) {
+    store_writer_ = std::make_unique<weights::StoreWriter>(
+        std::move(*store), layout, options_.store_calm_time, options_.show_store);
+  }
+  return applied;
+}
+
+Bytes GgmlExecutor::output_layer_bytes() const {
+  const model::TensorInfo* output = model_.find(model::TensorRole::output);
+  if (output == nullptr) output = model_.find(model::TensorRole::token_embedding);
+  return output->bytes.size;
+}
+
+// Of the bytes that a token uses.
+double GgmlExecutor::share_of_model() const {
+  const auto output_bytes = static_cast<double>(output_layer_bytes());
+  double all = output_bytes;
+  for (std::uint32_t layer = 0; layer < model_.hyperparameters().n_layer; ++layer) {
+    all += static_cast<double>(model_.layer_bytes(static_cast<int>(layer)));
+  }
+  double held = options_.is_head ? output_bytes : 0;
+  for (const int layer : layers_of(options_.windows)) {
+    held += static_cast<double>(model_.layer_bytes(layer));
+  }
+  return held / all;
 }
 
 void GgmlExecutor::yield_memory_to_others() {
@@ -202,6 +270,7 @@ void GgmlExecutor::yield_memory_to_others() {
 }
 
 Status GgmlExecutor::embed(std::span<const std::int32_t> tokens, std::vector<float>& hidden) {
+  const weights::StoreWriter::Work work(store_writer_.get());
   const model::Hyperparameters& hp = model_.hyperparameters();
   if (embedding_ == nullptr) return fail(ErrorCode::internal, "this device holds no embedding");
   hidden.resize(tokens.size() * hp.n_embd);
@@ -246,6 +315,7 @@ Status GgmlExecutor::check_held(LayerRange layers) const {
 }
 
 Status GgmlExecutor::run(LayerRange layers, const Step& step, std::vector<float>& hidden) {
+  const weights::StoreWriter::Work work(store_writer_.get());
   PRIMA_RETURN_IF_ERROR(check_held(layers));
   const std::size_t n_embd = model_.hyperparameters().n_embd;
   if (hidden.size() != step.n_tokens() * n_embd) {
@@ -275,6 +345,7 @@ WeightReads GgmlExecutor::weight_reads() const {
 }
 
 Status GgmlExecutor::logits(std::span<const float> hidden, std::vector<float>& logits) {
+  const weights::StoreWriter::Work work(store_writer_.get());
   if (output_device_ == nullptr) {
     return fail(ErrorCode::internal, "this device holds no output layer");
   }
@@ -306,6 +377,10 @@ ExecutorMemory GgmlExecutor::memory() const {
       memory.kv_cache += device->kv_cache_bytes();
       memory.compute_buffers += device->compute_buffer_bytes();
     }
+  }
+  if (options_.memory) {
+    memory.budget = options_.memory->total;
+    memory.program = options_.memory->program;
   }
   if (streamed_weights_ != nullptr) {
     const weights::WeightMemory weights = streamed_weights_->memory();

@@ -34,6 +34,10 @@ class GgmlExecutor final : public Executor {
   Status add_gpu(const GpuPlacement& placement, const LoadProgress& progress);
   Status add_cpu(const LoadProgress& progress);
   Status add_streamed(const LayerDeviceOptions& options, const LoadProgress& progress);
+  weights::WeightLayout use_store(const weights::WeightLayout& layout);
+  bool fits_with_ease(const LayerDeviceOptions& options) const;
+  Bytes output_layer_bytes() const;
+  double share_of_model() const;
   void yield_memory_to_others();
   Status add(const LayerDeviceOptions& options, std::unique_ptr<weights::Weights> weights);
   Status check_windows() const;
@@ -47,6 +51,7 @@ class GgmlExecutor final : public Executor {
   LayerDevice* output_device_ = nullptr;                  // null at a worker
   ggml_tensor* embedding_ = nullptr;                      // null at a worker
   weights::StreamedWeights* streamed_weights_ = nullptr;  // the CPU's, if within a memory budget
+  std::unique_ptr<weights::StoreWriter> store_writer_;    // null: nothing to write
   std::unique_ptr<weights::GoodNeighbour> good_neighbour_;  // after what it works on
 };
 

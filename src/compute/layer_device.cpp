@@ -14,6 +14,12 @@ constexpr std::size_t kGraphsPerWindow = 16;
 
 // Logits of a step come in rows of n_vocab floats; more at once would take memory for nothing.
 constexpr std::uint32_t kMaxOutputsAtOnce = 64;
+constexpr Bytes kMaxLogitsBytes = 4 * kMiB;
+
+std::uint32_t max_outputs_at_once(const model::Hyperparameters& hp) {
+  const Bytes rows = kMaxLogitsBytes / (Bytes{hp.n_vocab} * sizeof(float));
+  return static_cast<std::uint32_t>(std::clamp<Bytes>(rows, 1, kMaxOutputsAtOnce));
+}
 
 // The shape under which the output layer's graphs are kept: no layers.
 ForwardShape output_shape(std::uint32_t n_outputs) {
@@ -94,8 +100,9 @@ Status LayerDevice::logits(std::span<const float> hidden, std::vector<float>& lo
   const std::size_t n_vocab = hyperparameters_.n_vocab;
   const auto n_outputs = static_cast<std::uint32_t>(hidden.size() / n_embd);
   logits.resize(n_outputs * n_vocab);
-  for (std::uint32_t first = 0; first < n_outputs; first += kMaxOutputsAtOnce) {
-    const std::uint32_t n = std::min(kMaxOutputsAtOnce, n_outputs - first);
+  const std::uint32_t at_once = max_outputs_at_once(hyperparameters_);
+  for (std::uint32_t first = 0; first < n_outputs; first += at_once) {
+    const std::uint32_t n = std::min(at_once, n_outputs - first);
     PRIMA_ASSIGN_OR_RETURN(BuiltGraph * built, find_or_build(output_shape(n)));
     set_tensor(built->inputs.hidden, hidden.data() + first * n_embd, n * n_embd * sizeof(float));
     PRIMA_RETURN_IF_ERROR(compute(*built));
@@ -182,7 +189,9 @@ Status LayerDevice::reserve() {
     largest.push_back(
         {.layers = layers, .n_tokens = n_tokens, .n_kv = options_.n_ctx, .n_outputs = n_tokens});
   }
-  if (options_.output_layer) largest.push_back(output_shape(std::min(kMaxOutputsAtOnce, n_tokens)));
+  if (options_.output_layer) {
+    largest.push_back(output_shape(std::min(max_outputs_at_once(hyperparameters_), n_tokens)));
+  }
   for (const ForwardShape& shape : largest) {
     const BuiltGraph built = build(shape);
     PRIMA_RETURN_IF_ERROR(check_operations(built));

@@ -1,7 +1,10 @@
 // Logits must not depend on where weights come from: in memory, streamed within any budget, through
 // any reader.
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <functional>
 #include <sstream>
 #include <string>
 
@@ -43,7 +46,9 @@ class Model {
     options.max_tokens = kMaxTokens;
     options.n_threads = 1;
     options.repack = settings.repack;
-    options.memory = settings.memory;
+    if (settings.memory) {
+      options.memory = weights::MemoryBudget{.total = *settings.memory, .was_asked = true};
+    }
     options.store = settings.store;
     options.yields_memory = false;
     options.streaming.reader = settings.reader;
@@ -197,7 +202,7 @@ TEST(Streaming, ReadsAWindowOnceForAWaveOfSteps) {
     options.n_threads = 1;
     options.repack = false;
     options.yields_memory = false;
-    options.memory = memory;
+    if (memory) options.memory = weights::MemoryBudget{.total = *memory, .was_asked = true};
     options.streaming.slot_bytes = slots;
     options.streaming.streamer.chunk = 64 * kKiB;
     return Executor::create(*file, options);
@@ -227,6 +232,126 @@ TEST(Streaming, ReadsAWindowOnceForAWaveOfSteps) {
     EXPECT_LE(wave->read, used.streamed + used.slots);  // once, and ahead for the next
     EXPECT_GT(apart->read, 2 * wave->read);
   }
+}
+
+double relative_rms(const std::vector<float>& a, const std::vector<float>& b) {
+  double difference = 0;
+  double size = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    difference += (a[i] - b[i]) * (a[i] - b[i]);
+    size += b[i] * b[i];
+  }
+  return std::sqrt(difference / size);
+}
+
+class StoredModel : public testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(model::synthesize({.n_layer = 5, .mixture = "Q4_K_M"}, path_));
+    const auto file = model::ModelFile::open(path_);
+    ASSERT_TRUE(file) << file.error().message();
+    auto store = weights::LayerStore::open(store_);
+    ASSERT_TRUE(store) << store.error().message();
+    ASSERT_TRUE(store->write(weights::gguf_layout(
+        *file, {.layers = {0, 1, 2, 3, 4}, .embedding = true, .output = true})));
+    layer_ = store->folder() / "layer-00002.weights";
+    if (!std::filesystem::exists(layer_)) GTEST_SKIP() << "nothing is repacked here";
+  }
+
+  model::TemporaryFolder folder_;
+  std::filesystem::path path_ = folder_.path() / "model.gguf";
+  weights::LayerStoreOptions store_{.root = folder_.path() / "store", .model_identity = "m"};
+  std::filesystem::path layer_;
+};
+
+TEST_F(StoredModel, OtherKernelsGiveNearlyTheSameLogits) {
+  const Model model(path_);
+  auto plain = model.executor({.memory = kGiB});
+  auto stored = model.executor({.memory = kGiB, .store = store_});
+  ASSERT_TRUE(plain && stored);
+  const auto expected = model.logits(**plain);
+  const auto actual = model.logits(**stored);
+  ASSERT_TRUE(expected && actual);
+  for (std::size_t i = 0; i < expected->size(); ++i) {
+    EXPECT_LT(relative_rms((*actual)[i], (*expected)[i]), 1e-3) << "step " << i;
+  }
+}
+
+// One bit in the middle of a matrix, in no row that is sampled when the store is opened.
+TEST_F(StoredModel, DamageAnywhereIsNoticedBeforeItIsComputedWith) {
+  const Model model(path_);
+  const Bytes smallest = smallest_memory(model);
+  for (const Bytes memory : {smallest + 16 * kKiB, smallest + kGiB}) {
+    const std::string sound = [&] {
+      std::ifstream file(layer_, std::ios::binary);
+      return std::string(std::istreambuf_iterator<char>(file), {});
+    }();
+    std::string damaged = sound;
+    damaged[9 * 1024 + 5] ^= 4;
+    std::ofstream(layer_, std::ios::binary) << damaged;
+    auto executor = model.executor({.memory = memory, .store = store_});
+    ASSERT_TRUE(executor) << executor.error().message();
+    const auto logits = model.logits(**executor);
+    ASSERT_FALSE(logits) << memory;
+    EXPECT_EQ(logits.error().code, ErrorCode::corrupt);
+    EXPECT_THAT(logits.error().what, testing::HasSubstr("layer-00002"));
+    EXPECT_FALSE(std::filesystem::exists(layer_));
+    executor->reset();
+    auto again = model.executor({.memory = memory, .store = store_});
+    ASSERT_TRUE(again) << again.error().message();
+    EXPECT_TRUE(model.logits(**again));
+    again->reset();
+    std::ofstream(layer_, std::ios::binary) << sound;
+  }
+}
+
+// While weights are in use, resident or streamed: an error that names the file, no wrong logits and
+// no crash.
+TEST(Streaming, AModelFileThatChangesIsAnError) {
+  const std::function<void(const std::filesystem::path&)> changes[] = {
+      [](const auto& path) {
+        std::filesystem::resize_file(path, std::filesystem::file_size(path) / 2);
+      },
+      [](const auto& path) {
+        std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+        file.seekp(-1000, std::ios::end);
+        file << "other weights";
+      }};
+  for (const auto& change : changes) {
+    for (const bool streamed : {true, false}) {
+      const model::TemporaryFolder folder;
+      const auto path = folder.path() / "model.gguf";
+      ASSERT_TRUE(model::synthesize({.n_layer = 5, .mixture = "Q8_0"}, path));
+      const Model model(path);
+      const Bytes memory = streamed ? smallest_memory(model) : kGiB;
+      auto executor = model.executor({.memory = memory});
+      ASSERT_TRUE(executor) << executor.error().message();
+      ASSERT_TRUE(model.logits(**executor));
+      change(path);
+      (*executor)->clear();
+      const auto logits = model.logits(**executor);
+      ASSERT_FALSE(logits) << (streamed ? "streamed" : "resident");
+      EXPECT_EQ(logits.error().code, ErrorCode::unavailable) << logits.error().message();
+      EXPECT_THAT(logits.error().what, testing::HasSubstr("model.gguf"));
+    }
+  }
+}
+
+// Another file under the same name is no concern of those who have the old one open.
+TEST(Streaming, AModelFileThatIsReplacedStaysInUse) {
+  const model::TemporaryFolder folder;
+  const auto path = folder.path() / "model.gguf";
+  ASSERT_TRUE(model::synthesize({.n_layer = 5, .mixture = "Q8_0"}, path));
+  const Model model(path);
+  auto executor = model.executor({.memory = smallest_memory(model)});
+  ASSERT_TRUE(executor) << executor.error().message();
+  const auto before = model.logits(**executor);
+  ASSERT_TRUE(before);
+  ASSERT_TRUE(model::synthesize({.n_layer = 5, .mixture = "Q8_0", .seed = 99}, path));
+  (*executor)->clear();
+  const auto after = model.logits(**executor);
+  ASSERT_TRUE(after) << after.error().message();
+  EXPECT_EQ(*after, *before);
 }
 
 struct Shape {

@@ -90,6 +90,14 @@ Status AtomicFile::write(std::span<const std::byte> bytes) {
   return {};
 }
 
+Status AtomicFile::flush() {
+  if (fsync(descriptor_) != 0) return io_error(path_, "writing failed");
+#ifdef POSIX_FADV_DONTNEED  // macOS keeps no more than it has room for
+  (void)posix_fadvise(descriptor_, 0, 0, POSIX_FADV_DONTNEED);
+#endif
+  return {};
+}
+
 Status AtomicFile::commit() {
   if (fsync(descriptor_) != 0) return io_error(path_, "writing failed");
   if (rename(temporary_.c_str(), path_.c_str()) != 0) return io_error(path_, "renaming failed");

@@ -25,6 +25,9 @@ class AtomicFile {
   Status write(std::span<const std::byte> bytes);
   Bytes written() const { return written_; }
 
+  // Puts what was written on disk and gives its page cache back.
+  Status flush();
+
   // Puts the file in its place, over one that is there.
   Status commit();
 

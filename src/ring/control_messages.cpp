@@ -35,6 +35,8 @@ std::unique_ptr<wire::MemoryT> to_wire(const compute::ExecutorMemory& memory) {
   t->gpu = memory.gpu;
   t->slots = memory.slots;
   t->streamed = memory.streamed;
+  t->budget = memory.budget;
+  t->program = memory.program;
   return t;
 }
 std::vector<std::unique_ptr<wire::LinkCountT>> to_wire(const std::vector<LinkCount>& counts) {
@@ -175,7 +177,9 @@ compute::ExecutorMemory from_wire(const std::unique_ptr<wire::MemoryT>& memory) 
           .compute_buffers = memory->compute_buffers,
           .gpu = memory->gpu,
           .slots = memory->slots,
-          .streamed = memory->streamed};
+          .streamed = memory->streamed,
+          .budget = memory->budget,
+          .program = memory->program};
 }
 Result<ControlMessage> from_wire(const wire::HelloT& t) {
   if (t.member == 0) return malformed("a device has no number");

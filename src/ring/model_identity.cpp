@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <fstream>
 
 #include <sodium.h>
+
+#include "weights/mapped_file.h"
 
 namespace prima::ring {
 namespace {
@@ -62,19 +63,19 @@ void add_metadata(Hash& hash, const model::Metadata& metadata) {
   }
 }
 
-Status add_samples(Hash& hash, std::ifstream& file, const std::filesystem::path& path,
-                   const ByteRange& range, Bytes budget) {
+// What is read is given back to the system: a device with little memory has none for it.
+Status add_samples(Hash& hash, const weights::MappedFile& file, const ByteRange& range,
+                   Bytes budget) {
   // All of it, or blocks at equal distances with the first and last among them.
   const Bytes n_blocks = std::max<Bytes>(2, budget / kBlockBytes);
   const bool whole = range.size <= n_blocks * kBlockBytes;
-  std::vector<char> block;
+  std::vector<std::byte> block;
   const auto add_block = [&](Bytes offset, Bytes size) -> Status {
     block.resize(size);
-    file.seekg(static_cast<std::streamoff>(range.offset + offset));
-    if (!file.read(block.data(), static_cast<std::streamsize>(size))) {
-      return fail(ErrorCode::io, path.string() + ": can't be read", "Check the file and its disk");
-    }
+    const ByteRange bytes{range.offset + offset, size};
+    PRIMA_RETURN_IF_ERROR(file.read(bytes, block.data()));
     hash.add_bytes(block.data(), block.size());
+    file.drop_around(bytes);
     return {};
   };
   if (whole) {
@@ -97,8 +98,11 @@ Status add_samples(Hash& hash, std::ifstream& file, const std::filesystem::path&
 Result<ModelIdentity> identify_model(const model::ModelFile& model) {
   Hash hash;
   add_metadata(hash, model.metadata());
-  std::vector<std::ifstream> files;
-  for (const auto& path : model.paths()) files.emplace_back(path, std::ios::binary);
+  std::vector<std::unique_ptr<weights::MappedFile>> files;
+  for (const auto& path : model.paths()) {
+    PRIMA_ASSIGN_OR_RETURN(auto file, weights::MappedFile::open(path));
+    files.push_back(std::move(file));
+  }
 
   std::vector<const model::TensorInfo*> tensors;
   for (const model::TensorInfo& tensor : model.tensors()) tensors.push_back(&tensor);
@@ -114,8 +118,7 @@ Result<ModelIdentity> identify_model(const model::ModelFile& model) {
     const Bytes budget = share == 1.0
                              ? align_up(tensor->bytes.size, kBlockBytes)
                              : static_cast<Bytes>(share * static_cast<double>(tensor->bytes.size));
-    PRIMA_RETURN_IF_ERROR(
-        add_samples(hash, files[tensor->file], model.paths()[tensor->file], tensor->bytes, budget));
+    PRIMA_RETURN_IF_ERROR(add_samples(hash, *files[tensor->file], tensor->bytes, budget));
   }
   return hash.finish();
 }

@@ -24,6 +24,20 @@ std::vector<std::uint32_t> even_windows(std::uint32_t n_layers, std::uint32_t n_
   return windows;
 }
 
+// Each device's layers of all rounds, dealt over them as evenly as possible (as plan/layout.h
+// does).
+std::vector<std::uint32_t> dealt_windows(std::span<const std::uint32_t> layers,
+                                         std::uint32_t rounds) {
+  std::vector<std::uint32_t> windows;
+  for (std::uint32_t round = 0; round < rounds; ++round) {
+    for (const std::uint32_t n : layers) {
+      const auto up_to = [&](std::uint32_t i) { return (n * i + rounds - 1) / rounds; };
+      windows.push_back(up_to(round + 1) - up_to(round));
+    }
+  }
+  return windows;
+}
+
 Result<std::vector<std::uint32_t>> repeated_windows(std::uint32_t n_layers,
                                                     std::span<const std::uint32_t> windows,
                                                     std::uint32_t rounds) {
@@ -97,6 +111,8 @@ Result<Route> make_route(std::uint32_t n_layer, std::uint32_t n_devices,
   std::vector<std::uint32_t> counts;
   if (windows.empty()) {
     counts = even_windows(n_shared, n_devices * rounds);
+  } else if (std::accumulate(windows.begin(), windows.end(), std::uint64_t{0}) == n_shared) {
+    counts = dealt_windows(windows, rounds);
   } else if (n_shared > 0) {
     PRIMA_ASSIGN_OR_RETURN(counts, repeated_windows(n_shared, windows, rounds));
   }

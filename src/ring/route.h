@@ -42,7 +42,8 @@ struct Route {
 Status check_route(const Route& route, std::uint32_t n_layer, std::uint32_t n_devices);
 
 // `windows`: layers per device, head first, the same in each round; 0 leaves a device out. The last
-// round is cut at the model's last layer, or its last window extended to it. Empty: an even split.
+// round is cut at the model's last layer, or its last window extended to it. Where they sum to the
+// model's layers they are of all rounds together, and dealt over them. Empty: an even split.
 // The first and last `private_layers` of the model go to the head besides. Fails with
 // invalid_argument.
 Result<Route> make_route(std::uint32_t n_layer, std::uint32_t n_devices,

@@ -24,6 +24,24 @@ TEST(Route, RepeatsWindowsAndCutsOrExtendsTheLast) {
   EXPECT_EQ(route(9, {2, 2, 0}, 1), (Route{{{0, 0, {0, 2}}, {1, 0, {2, 9}}}}));
 }
 
+TEST(Route, DealsAllLayersOverTheRounds) {
+  const Route dealt = route(8, {1, 3, 4}, 2);
+  EXPECT_EQ(dealt, (Route{{{0, 0, {0, 1}},
+                           {1, 0, {1, 3}},
+                           {2, 0, {3, 5}},  //
+                           {1, 1, {5, 6}},
+                           {2, 1, {6, 8}}}}));
+  for (const std::uint32_t rounds : {1u, 2u, 4u, 8u}) {
+    const Route way = route(32, {5, 9, 9, 9}, rounds);
+    EXPECT_TRUE(check_route(way, 32, 4));
+    for (std::uint32_t device = 0; device < 4; ++device) {
+      std::uint32_t held = 0;
+      for (const auto& window : windows_of(way, device)) held += window.size();
+      EXPECT_EQ(held, device == 0 ? 5u : 9u) << rounds << " rounds";
+    }
+  }
+}
+
 TEST(Route, JoinsNeighbouringHopsOfADevice) {
   EXPECT_EQ(route(6, {0, 3}, 2), (Route{{{1, 0, {0, 6}}}}));
   EXPECT_EQ(route(8, {2, 2}, 1, 2), (Route{{{0, 0, {0, 4}}, {1, 0, {4, 6}}, {0, 0, {6, 8}}}}));

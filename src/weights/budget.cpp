@@ -17,10 +17,9 @@ Bytes default_reserve(Bytes total_memory) {
   return std::clamp(total_memory / 10, 64 * kMiB, 2 * kGiB);
 }
 
-Result<MemoryBudget> make_budget(std::optional<Bytes> asked, const AvailableMemory& available,
-                                 Bytes program_now) {
-  MemoryBudget budget;
-  budget.program = program_now + kProgramGrowth;
+MemoryBudget make_budget(std::optional<Bytes> asked, const AvailableMemory& available,
+                         Bytes program_now) {
+  MemoryBudget budget{.program = program_now + kProgramGrowth, .was_asked = asked.has_value()};
   if (asked) {
     budget.total = *asked;
     if (*asked > available.available + program_now) {
@@ -30,13 +29,6 @@ Result<MemoryBudget> make_budget(std::optional<Bytes> asked, const AvailableMemo
   } else {
     const Bytes reserve = default_reserve(available.total);
     budget.total = program_now + available.available - std::min(available.available, reserve);
-  }
-  if (budget.total <= budget.program) {
-    return fail(ErrorCode::resource_exhausted,
-                "a memory budget of " + format_bytes(budget.total) +
-                    " is less than the program itself takes",
-                "At least " + format_bytes(budget.program) +
-                    " are needed, and the weights' least part, KV cache and compute buffers");
   }
   return budget;
 }

@@ -97,23 +97,21 @@ TEST_F(FakeSystem, NoMeminfoIsAnError) {
 }
 
 TEST(Budget, LeavesAReserveByDefault) {
-  auto budget = make_budget({}, {16 * kGiB, 8 * kGiB, "memory"}, 20 * kMiB);
-  ASSERT_TRUE(budget);
-  EXPECT_EQ(budget->total, 8 * kGiB + 20 * kMiB - default_reserve(16 * kGiB));
-  EXPECT_LT(budget->for_layers(), budget->total - 20 * kMiB);
+  const auto budget = make_budget({}, {16 * kGiB, 8 * kGiB, "memory"}, 20 * kMiB);
+  EXPECT_EQ(budget.total, 8 * kGiB + 20 * kMiB - default_reserve(16 * kGiB));
+  EXPECT_LT(budget.for_layers(), budget.total - 20 * kMiB);
+  EXPECT_FALSE(budget.was_asked);
 }
 
 TEST(Budget, TakesWhatIsAsked) {
-  auto budget = make_budget(kGiB, {16 * kGiB, 8 * kGiB, "memory"}, 20 * kMiB);
-  ASSERT_TRUE(budget);
-  EXPECT_EQ(budget->total, kGiB);
+  const auto budget = make_budget(kGiB, {16 * kGiB, 8 * kGiB, "memory"}, 20 * kMiB);
+  EXPECT_EQ(budget.total, kGiB);
+  EXPECT_TRUE(budget.was_asked);
 }
 
-TEST(Budget, RefusesLessThanTheProgram) {
-  auto budget = make_budget(10 * kMiB, {16 * kGiB, 8 * kGiB, "memory"}, 20 * kMiB);
-  ASSERT_FALSE(budget);
-  EXPECT_EQ(budget.error().code, ErrorCode::resource_exhausted);
-  EXPECT_FALSE(make_budget({}, {kGiB, 10 * kMiB, "memory"}, 20 * kMiB));
+TEST(Budget, LeavesNothingForLayersWhereNotEvenTheProgramFits) {
+  EXPECT_EQ(make_budget(10 * kMiB, {16 * kGiB, 8 * kGiB, "memory"}, 20 * kMiB).for_layers(), 0u);
+  EXPECT_EQ(make_budget({}, {kGiB, 10 * kMiB, "memory"}, 20 * kMiB).for_layers(), 0u);
 }
 
 TEST(Budget, OfThisMachineIsSensible) {

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "model/atomic_file.h"
 #include "weights/buffer_type.h"
+#include "weights/checksum.h"
 #include "weights/mapped_file.h"
 #include "weights/row_repacker.h"
 
@@ -24,7 +25,8 @@ namespace fs = std::filesystem;
 
 constexpr Bytes kBlock = 4 * kKiB;         // as streaming reads it
 constexpr Bytes kTableBytes = 4 * kBlock;  // a layer has ten matrices at most, a line each
-constexpr const char* kFirstLine = "prima layer store 1";
+constexpr Bytes kFlushBytes = 16 * kMiB;   // written and not yet on disk: memory others may want
+constexpr const char* kFirstLine = "prima layer store 2";
 constexpr const char* kExtension = ".weights";
 
 std::uint64_t fnv1a(std::string_view text) {
@@ -49,6 +51,7 @@ std::string file_name(int layer) {
 struct StoredMatrix {
   std::string name;
   ByteRange bytes;
+  std::uint64_t checksum = 0;
 };
 
 // The matrices of one layer that are worth storing, with what repacks them.
@@ -77,12 +80,22 @@ std::map<int, std::vector<Repackable>> repackable_by_layer(const WeightLayout& l
   return layers;
 }
 
+std::map<int, std::vector<Repackable>> missing_layers(const WeightLayout& layout,
+                                                      const fs::path& folder) {
+  auto layers = repackable_by_layer(layout);
+  std::error_code error;
+  std::erase_if(layers, [&](const auto& layer) {
+    return fs::exists(folder / file_name(layer.first), error);
+  });
+  return layers;
+}
+
 std::string table_of(const std::string& key, const std::vector<StoredMatrix>& matrices) {
   std::ostringstream table;
   table << kFirstLine << "\nkey " << key << '\n';
   for (const StoredMatrix& matrix : matrices) {
-    table << "matrix " << matrix.bytes.offset << ' ' << matrix.bytes.size << ' ' << matrix.name
-          << '\n';
+    table << "matrix " << matrix.bytes.offset << ' ' << matrix.bytes.size << ' ' << matrix.checksum
+          << ' ' << matrix.name << '\n';
   }
   const std::string lines = table.str();
   return lines + "end " + hexadecimal(fnv1a(lines)) + '\n';
@@ -114,7 +127,7 @@ Result<std::vector<StoredMatrix>> read_table(const fs::path& path, const MappedF
     std::istringstream fields(line);
     StoredMatrix matrix;
     std::string word;
-    fields >> word >> matrix.bytes.offset >> matrix.bytes.size >> matrix.name;
+    fields >> word >> matrix.bytes.offset >> matrix.bytes.size >> matrix.checksum >> matrix.name;
     const Bytes data = file.size() - kTableBytes;
     if (!fields || word != "matrix" || matrix.bytes.offset > data ||
         matrix.bytes.size > data - matrix.bytes.offset) {
@@ -153,11 +166,11 @@ class StoreReader {
   StoreReader(const WeightLayout& layout, const std::string& key) : layout_(layout), key_(key) {}
 
   // Where the layer's matrices lie in the file.
-  Result<std::map<const PlacedTensor*, ByteRange>> check(const fs::path& path,
-                                                         const std::vector<Repackable>& expected) {
+  Result<std::map<const PlacedTensor*, StoredMatrix>> check(
+      const fs::path& path, const std::vector<Repackable>& expected) {
     PRIMA_ASSIGN_OR_RETURN(const auto file, MappedFile::open(path));
     PRIMA_ASSIGN_OR_RETURN(const auto matrices, read_table(path, *file, key_));
-    std::map<const PlacedTensor*, ByteRange> places;
+    std::map<const PlacedTensor*, StoredMatrix> places;
     for (const Repackable& each : expected) {
       const auto found =
           std::find_if(matrices.begin(), matrices.end(), [&](const StoredMatrix& matrix) {
@@ -174,7 +187,7 @@ class StoreReader {
         return fail(ErrorCode::corrupt,
                     path.string() + ": " + each.tensor->name + " is not what the model says");
       }
-      places[each.tensor] = found->bytes;
+      places[each.tensor] = *found;
     }
     return places;
   }
@@ -199,12 +212,15 @@ Status write_layer(const fs::path& path, const std::string& key,
   std::vector<StoredMatrix> table;
   Bytes size = 0;
   for (const Repackable& each : matrices) {
-    table.push_back({each.tensor->name, {size, each.tensor->bytes.size}});
+    table.push_back({each.tensor->name, {size, each.tensor->bytes.size}, 0});
     size += align_up(each.tensor->bytes.size, kBlock);
   }
   PRIMA_ASSIGN_OR_RETURN(auto file, model::AtomicFile::create(path, size + kTableBytes));
-  for (const Repackable& each : matrices) {
+  Bytes unflushed = 0;
+  for (std::size_t i = 0; i < matrices.size(); ++i) {
+    const Repackable& each = matrices[i];
     const ByteRange bytes = each.tensor->bytes;
+    Checksum checksum;
     PRIMA_ASSIGN_OR_RETURN(const auto source, MappedFile::open(layout.paths[each.tensor->file]));
     auto repacker = RowRepacker::create(each.tensor->type, each.tensor->shape, each.layout);
     if (!repacker) return fail(ErrorCode::internal, each.tensor->name + " cannot be repacked");
@@ -213,12 +229,20 @@ Status write_layer(const fs::path& path, const std::string& key,
     for (Bytes done = 0; done < bytes.size; done += plain.size()) {
       plain.resize(std::min(at_once, bytes.size - done));
       PRIMA_RETURN_IF_ERROR(source->read({bytes.offset + done, plain.size()}, plain.data()));
-      PRIMA_RETURN_IF_ERROR(file.write(repacker->repack(plain)));
+      const auto repacked = repacker->repack(plain);
+      checksum.add(repacked);
+      PRIMA_RETURN_IF_ERROR(file.write(repacked));
+      unflushed += plain.size();
+      if (unflushed >= kFlushBytes) {
+        PRIMA_RETURN_IF_ERROR(file.flush());
+        unflushed = 0;
+      }
+      source->drop_around({bytes.offset + done, plain.size()});  // as much is not wanted cached
       PRIMA_RETURN_IF_ERROR(advance(plain.size()));
     }
+    table[i].checksum = checksum.value();
     const std::vector<std::byte> pad(align_up(bytes.size, kBlock) - bytes.size);
     PRIMA_RETURN_IF_ERROR(file.write(pad));
-    source->drop(bytes);  // what was read once is not wanted in the page cache
   }
   std::string text = table_of(key, table);
   if (text.size() > kTableBytes) return fail(ErrorCode::internal, "a layer of too many matrices");
@@ -228,6 +252,17 @@ Status write_layer(const fs::path& path, const std::string& key,
 }
 
 }  // namespace
+
+std::string file_identity(const model::ModelFile& model) {
+  std::ostringstream identity;
+  identity << model.name();
+  for (const fs::path& path : model.paths()) {
+    std::error_code error;
+    identity << ' ' << fs::file_size(path, error) << '@'
+             << fs::last_write_time(path, error).time_since_epoch().count();
+  }
+  return identity.str();
+}
 
 std::string repacked_layout_version() {
   std::string version = std::string("ggml ") + ggml_version() + " " + ggml_commit();
@@ -274,20 +309,21 @@ WeightLayout LayerStore::apply(const WeightLayout& layout) const {
     for (const Repackable& each : matrices) {
       PlacedTensor& tensor = applied.tensors[each.tensor - layout.tensors.data()];
       tensor.file = file;
-      tensor.bytes = places->at(each.tensor);
+      tensor.bytes = places->at(each.tensor).bytes;
+      tensor.checksum = places->at(each.tensor).checksum;
       tensor.buffer_type = each.layout;
     }
   }
   return applied;
 }
 
+bool LayerStore::is_complete(const WeightLayout& layout) const {
+  return missing_layers(layout, folder_).empty();
+}
+
 Status LayerStore::write(const WeightLayout& layout,
                          const std::function<bool(Bytes, Bytes)>& progress) {
-  auto layers = repackable_by_layer(layout);
-  std::error_code error;
-  std::erase_if(layers, [&](const auto& layer) {
-    return fs::exists(folder_ / file_name(layer.first), error);
-  });
+  const auto layers = missing_layers(layout, folder_);
   Bytes total = 0;
   for (const auto& [layer, matrices] : layers) {
     for (const Repackable& each : matrices) total += each.tensor->bytes.size;
@@ -307,8 +343,8 @@ Status LayerStore::write(const WeightLayout& layout,
   return {};
 }
 
+// Within the quota, and without taking the disk's last space from others.
 Status LayerStore::make_room(Bytes needed) const {
-  if (options_.quota == 0) return {};
   struct File {
     fs::path path;
     Bytes size;
@@ -325,14 +361,27 @@ Status LayerStore::make_room(Bytes needed) const {
   }
   std::sort(others.begin(), others.end(),
             [](const File& a, const File& b) { return a.used < b.used; });
+  const auto fits = [&] { return options_.quota == 0 || total + needed <= options_.quota; };
+  const auto has_space = [&] {
+    const auto space = fs::space(folder_, error);
+    return error || space.available >= needed + options_.keep_free;
+  };
   for (const File& file : others) {
-    if (total + needed <= options_.quota) break;
+    if (fits() && has_space()) break;
     if (fs::remove(file.path, error)) total -= file.size;
   }
-  if (total + needed <= options_.quota) return {};
-  return fail(ErrorCode::resource_exhausted,
-              "the layer store may take " + format_bytes(options_.quota) + ", which is full",
-              "Give it more, or do without (--no-store)");
+  if (!fits()) {
+    return fail(ErrorCode::resource_exhausted,
+                "the layer store may take " + format_bytes(options_.quota) + ", which is full",
+                "Give it more (--store-size), or do without (--no-store)");
+  }
+  if (!has_space()) {
+    return fail(ErrorCode::resource_exhausted,
+                "the layer store would leave less than " + format_bytes(options_.keep_free) +
+                    " free on the disk of " + options_.root.string(),
+                "Free some space, or do without (--no-store)");
+  }
+  return {};
 }
 
 }  // namespace prima::weights

@@ -27,6 +27,7 @@ struct LayerStoreOptions {
   std::filesystem::path root;
   std::string model_identity;  // what tells this model from all others
   Bytes quota = 0;             // for all keys together; 0: only the disk's room counts
+  Bytes keep_free = 0;         // of the disk, for others
 };
 
 class LayerStore {
@@ -37,6 +38,9 @@ class LayerStore {
   // The layout with all matrices taken from the store that it has sound copies of. Unsound files
   // are removed, with a warning.
   WeightLayout apply(const WeightLayout& layout) const;
+
+  // Whether write() would have nothing to do.
+  bool is_complete(const WeightLayout& layout) const;
 
   // Writes what of the layout's layers the store lacks and this processor computes faster with
   // repacked. Removes other keys' files, the least recently used first, where the quota needs it.
@@ -55,6 +59,9 @@ class LayerStore {
   std::string key_;
   std::filesystem::path folder_;
 };
+
+// Of the model's files as they lie here: sizes and modification times. Costs no reading.
+std::string file_identity(const model::ModelFile& model);
 
 // ggml's version and the processor's features: what a repacked layout depends on.
 std::string repacked_layout_version();

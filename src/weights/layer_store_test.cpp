@@ -1,15 +1,21 @@
 // The store's files: right bytes, found again, refused and repaired when damaged, within a quota.
 #include "weights/layer_store.h"
 
+#include <atomic>
+#include <csignal>
 #include <fstream>
+#include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include "model/model_file.h"
 #include "model/synth.h"
 #include "model/testing/temporary_folder.h"
 #include "weights/buffer_type.h"
+#include "weights/checksum.h"
+#include "weights/store_writer.h"
 
 namespace prima::weights {
 namespace {
@@ -131,6 +137,98 @@ TEST_F(LayerStoreTest, AQuotaEvictsOthersAndThenRefuses) {
   const auto status = open("third", taken / 2).write(layout_);
   ASSERT_FALSE(status);
   EXPECT_EQ(status.error().code, ErrorCode::resource_exhausted);
+}
+
+// A limit on file sizes makes writes fail as a full disk does: in the middle of a file.
+TEST_F(LayerStoreTest, AWriteThatFailsLeavesNothingHalfWritten) {
+  LayerStore store = open();
+  Bytes layer_bytes = 0;
+  {
+    LayerStore whole = open("another");
+    ASSERT_TRUE(whole.write(layout_));
+    layer_bytes = fs::file_size(whole.folder() / "layer-00001.weights");
+  }
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  rlimit limit = before;
+  limit.rlim_cur = layer_bytes / 2;
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  const Status written = store.write(layout_);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  std::signal(SIGXFSZ, handler);
+  ASSERT_FALSE(written);
+  EXPECT_TRUE(fs::is_empty(store.folder()));
+  EXPECT_EQ(stored(store.apply(layout_)), 0u);
+  ASSERT_TRUE(store.write(layout_));
+}
+
+TEST_F(LayerStoreTest, LeavesOthersSomeOfTheDisk) {
+  auto store = LayerStore::open({.root = folder_.path() / "store",
+                                 .model_identity = "model",
+                                 .keep_free = fs::space(folder_.path()).capacity});
+  ASSERT_TRUE(store);
+  const Status written = store->write(layout_);
+  ASSERT_FALSE(written);
+  EXPECT_EQ(written.error().code, ErrorCode::resource_exhausted);
+  EXPECT_FALSE(store->is_complete(layout_));
+}
+
+TEST(StoreChecksum, NoticesEveryChange) {
+  std::vector<std::byte> bytes(1000);
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * 7);
+  const auto checksum_of = [](std::span<const std::byte> all, std::size_t first) {
+    Checksum checksum;
+    checksum.add(all.first(first));
+    checksum.add(all.subspan(first));
+    return checksum.value();
+  };
+  const std::uint64_t sound = checksum_of(bytes, 0);
+  EXPECT_EQ(checksum_of(bytes, 320), sound);
+  EXPECT_NE(checksum_of(std::span(bytes).first(999), 0), sound);
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    bytes[i] ^= std::byte{0x10};
+    EXPECT_NE(checksum_of(bytes, 0), sound) << i;
+    bytes[i] ^= std::byte{0x10};
+  }
+}
+
+class StoreWriterTest : public LayerStoreTest {};
+
+TEST_F(StoreWriterTest, WritesOnlyWhileThereIsNoWork) {
+  std::atomic<bool> done = false;
+  std::atomic<int> calls = 0;
+  StoreWriter writer(open(), layout_, std::chrono::milliseconds(20),
+                     [&](const StoreProgress& progress) {
+                       ++calls;
+                       EXPECT_FALSE(progress.failed);
+                       done = progress.done == progress.total;
+                     });
+  {
+    const StoreWriter::Work work(&writer);
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    EXPECT_EQ(calls, 0);
+  }
+  const Instant limit = SystemClock().now() + std::chrono::seconds(60);
+  while (!done && SystemClock().now() < limit) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  EXPECT_TRUE(done);
+}
+
+TEST_F(StoreWriterTest, EndsAtOnceAndSaysWhyItCannotWrite) {
+  { StoreWriter ends(open(), layout_, std::chrono::hours(1), {}); }
+  std::atomic<bool> failed = false;
+  StoreWriter writer(open("model", 100), layout_, std::chrono::milliseconds(1),
+                     [&](const StoreProgress& progress) {
+                       failed = progress.failed &&
+                                progress.failed->code == ErrorCode::resource_exhausted;
+                     });
+  const Instant limit = SystemClock().now() + std::chrono::seconds(60);
+  while (!failed && SystemClock().now() < limit) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  EXPECT_TRUE(failed);
 }
 
 }  // namespace

@@ -1,9 +1,10 @@
 // A file mapped for reading. Platform files: mapped_file_posix.cpp.
 //
-// Immutable, so thread-safe.
+// Thread-safe.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 
@@ -35,6 +36,13 @@ class MappedFile {
   // Gives the pages that lie wholly in the range back to the system, as far as others let go too.
   void drop(ByteRange range) const;
 
+  // The same with the pages at its ends that others may lie in too.
+  void drop_around(ByteRange range) const;
+
+  // Fails with unavailable if the file has another size or modification time than when it was
+  // opened: its bytes can no longer be trusted to be the model's.
+  Status check_unchanged() const;
+
   // From now on a fault in the range reads the one page that it is about, and nothing around it.
   // Not for ranges that are fetched: those would be read page by page too.
   void expect_random_access(ByteRange range) const;
@@ -48,6 +56,7 @@ class MappedFile {
   std::filesystem::path path_;
   std::byte* data_ = nullptr;
   Bytes size_ = 0;
+  std::int64_t modified_nanoseconds_ = 0;
   int descriptor_ = -1;
 };
 

@@ -42,6 +42,7 @@ Result<std::unique_ptr<MappedFile>> MappedFile::open(const std::filesystem::path
   struct stat status = {};
   if (::fstat(file->descriptor_, &status) != 0) return system_error(path, "ask for the size");
   file->size_ = static_cast<Bytes>(status.st_size);
+  file->modified_nanoseconds_ = platform::modified_nanoseconds(status);
   void* data = ::mmap(nullptr, file->size_, PROT_READ, MAP_SHARED, file->descriptor_, 0);
   if (data == MAP_FAILED) return system_error(path, "map");
   file->data_ = static_cast<std::byte*>(data);
@@ -85,6 +86,19 @@ void MappedFile::drop(ByteRange range) const {
   if (end <= begin) return;
   (void)::madvise(data_ + begin, end - begin, MADV_DONTNEED);
   platform::forget_cached(descriptor_, begin, end - begin);
+}
+
+void MappedFile::drop_around(ByteRange range) const { drop(pages_around(range, size_)); }
+
+Status MappedFile::check_unchanged() const {
+  struct stat status = {};
+  if (::fstat(descriptor_, &status) != 0) return system_error(path_, "ask for the size");
+  if (static_cast<Bytes>(status.st_size) == size_ &&
+      platform::modified_nanoseconds(status) == modified_nanoseconds_) {
+    return {};
+  }
+  return fail(ErrorCode::unavailable, path_.string() + ": changed while it was in use",
+              "Put the model file back and start again");
 }
 
 void MappedFile::expect_random_access(ByteRange range) const {

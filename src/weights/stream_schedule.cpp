@@ -112,7 +112,91 @@ class EvenSpread {
   Bytes streamed_bytes_ = 0;
 };
 
+// Streams stages of at most `largest` bytes through `slots`. nullopt where those take too much.
+std::optional<StreamSchedule> streaming_of(const Sizes& sizes, Bytes budget, Bytes largest,
+                                           Bytes slots,
+                                           const std::vector<bool>* streamed_now = nullptr) {
+  if (budget < slots + sizes.total_above(largest)) return std::nullopt;
+  StreamSchedule schedule;
+  const Bytes needed = sizes.total - (budget - slots);
+  schedule.streamed = EvenSpread(sizes.stages, largest, needed, streamed_now).take();
+  schedule.slot_bytes = slots;
+  for (std::size_t i = 0; i < sizes.stages.size(); ++i) {
+    if (schedule.streamed[i]) schedule.streamed_bytes += sizes.stages[i];
+  }
+  schedule.resident_bytes = sizes.total - schedule.streamed_bytes;
+  return schedule;
+}
+
+constexpr Bytes kSlotStep = SlotMemory::kAlignment;
+
+// Reads in flight hold their slots' memory but are no bytes yet: this long is a read under way.
+constexpr double kReadSeconds = 0.004;
+
+// The seconds a cycle takes where the devices of a ring take turns. The gaps are as long as this
+// device's own active time makes them, by its share; longer gaps leave more time to read ahead, so
+// the active time falls with them, and there is one balance.
+double ring_cycle_seconds(std::span<const Bytes> stage_bytes, const StreamSchedule& schedule,
+                          const StreamConditions& conditions) {
+  const double disk = conditions.disk_bytes_per_second;
+  const Bytes under_way = std::min(kReadAhead, static_cast<Bytes>(disk * kReadSeconds));
+  const Bytes slots = std::max(schedule.slot_bytes, under_way + kMiB) - under_way;
+  double compute_seconds = 0;
+  std::vector<StageTiming> cycle;
+  for (std::size_t i = 0; i < stage_bytes.size(); ++i) {
+    const double seconds =
+        static_cast<double>(stage_bytes[i]) / conditions.compute_bytes_per_second;
+    compute_seconds += seconds;
+    cycle.push_back({stage_bytes[i], schedule.streamed[i], seconds, 0});
+  }
+  const double others = (1 - conditions.share) / conditions.share;
+  if (conditions.window_ends.empty() || others <= 0) {
+    return steady_state_seconds(cycle, slots, disk);
+  }
+  const auto with_gaps = [&](double gaps) {
+    const double each = gaps / static_cast<double>(conditions.window_ends.size());
+    for (const std::size_t end : conditions.window_ends) cycle[end].gap_seconds = each;
+    return steady_state_seconds(cycle, slots, disk);
+  };
+  double low = compute_seconds * others;
+  double seconds = with_gaps(low);
+  double high = std::max(low, (seconds - low) * others);
+  for (int i = 0; i < 12 && high - low > 0.002 * high; ++i) {
+    const double gaps = (low + high) / 2;
+    seconds = with_gaps(gaps);
+    ((seconds - gaps) * others > gaps ? low : high) = gaps;
+  }
+  return seconds;
+}
+
 }  // namespace
+
+Result<StreamSchedule> fastest_schedule(std::span<const Bytes> stage_bytes, Bytes budget,
+                                        const StreamConditions& conditions) {
+  PRIMA_ASSIGN_OR_RETURN(StreamSchedule best, schedule_streaming(stage_bytes, budget));
+  if (best.streamed_bytes == 0) return best;
+  double best_seconds = ring_cycle_seconds(stage_bytes, best, conditions);
+  const Sizes sizes(stage_bytes);
+  for (const Bytes largest : sizes.distinct) {
+    const Bytes least = smallest_slot_bytes(largest);
+    if (budget < sizes.total_above(largest) + least) continue;
+    // Steps of an eighth find the best within a few percent.
+    for (Bytes slots = least; slots <= budget; slots += align_up(slots / 8, kSlotStep)) {
+      auto schedule = streaming_of(sizes, budget, largest, slots);
+      if (!schedule) break;
+      const double seconds = ring_cycle_seconds(stage_bytes, *schedule, conditions);
+      // Every byte streamed is a byte that the disk and others could do without.
+      const double little = 1e-3 * best_seconds;
+      if (seconds > best_seconds + little) continue;
+      if (seconds > best_seconds - little && schedule->streamed_bytes >= best.streamed_bytes) {
+        continue;
+      }
+      best = std::move(*schedule);
+      best_seconds = seconds;
+    }
+  }
+  return best;
+}
 
 Bytes comfortable_slot_bytes(Bytes largest_stage, Bytes budget) {
   // A second stage's worth is all that is ever of use to one device. It costs residency, so it must
@@ -163,14 +247,7 @@ Result<StreamSchedule> schedule_streaming(std::span<const Bytes> stage_bytes, By
         format_bytes(budget) + " of memory for weights are too little" + with_slots,
         "At least " + format_bytes(enough) + " (" + std::to_string(enough) + " bytes) are needed");
   }
-  const Bytes needed = sizes.total - (budget - slots);
-  schedule.streamed = EvenSpread(stage_bytes, *largest_streamed, needed, streamed_now).take();
-  schedule.slot_bytes = slots;
-  for (std::size_t i = 0; i < stage_bytes.size(); ++i) {
-    if (schedule.streamed[i]) schedule.streamed_bytes += stage_bytes[i];
-  }
-  schedule.resident_bytes = sizes.total - schedule.streamed_bytes;
-  return schedule;
+  return *streaming_of(sizes, budget, *largest_streamed, slots, streamed_now);
 }
 
 double steady_state_seconds(std::span<const StageTiming> cycle, Bytes slot_bytes,

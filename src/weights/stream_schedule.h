@@ -42,6 +42,20 @@ Result<StreamSchedule> schedule_streaming(std::span<const Bytes> stage_bytes, By
                                           std::optional<Bytes> slot_bytes = {},
                                           const std::vector<bool>* streamed_now = nullptr);
 
+// What decides how much memory is worth more as slots than as residency.
+struct StreamConditions {
+  double disk_bytes_per_second = 0;
+  double compute_bytes_per_second = 0;  // of weights, once they are in memory
+  // The last stage of each window; after it other devices compute.
+  std::vector<std::size_t> window_ends{};
+  double share = 1;  // this device's of the ring's work
+};
+
+// As schedule_streaming(), with the slot memory that makes a cycle shortest. In a ring, what other
+// devices compute in between is estimated: they are as fast as this one and stall as much.
+Result<StreamSchedule> fastest_schedule(std::span<const Bytes> stage_bytes, Bytes budget,
+                                        const StreamConditions& conditions);
+
 // One stage's part in the steady state.
 struct StageTiming {
   Bytes bytes = 0;

@@ -158,6 +158,67 @@ TEST(SteadyState, RoundsUseTheSameSlotSeveralTimes) {
   EXPECT_GT(once, 1.5 * four_times);
 }
 
+// DESIGN.md section 1: four devices, 40 ms of computing each, 134 MB too little memory each, read
+// at 300 MB/s. Slots and rounds are chosen together.
+TEST(FastestSchedule, MoreRoundsNeedFewerSlotsAndLessTime) {
+  const std::vector<Bytes> sizes(128, 4 * kMiB);
+  const Bytes budget = sum(sizes) - 128 * kMiB;
+  Bytes slots_before = kGiB;
+  double seconds_before = 10;
+  for (const std::size_t rounds : {1, 2, 4, 8}) {
+    StreamConditions conditions{.disk_bytes_per_second = 3e8,
+                                .compute_bytes_per_second = static_cast<double>(sum(sizes)) / 0.04,
+                                .share = 0.25};
+    for (std::size_t i = 1; i <= rounds; ++i) {
+      conditions.window_ends.push_back(i * sizes.size() / rounds - 1);
+    }
+    const auto schedule = fastest_schedule(sizes, budget, conditions);
+    ASSERT_TRUE(schedule) << schedule.error().message();
+    expect_sound(*schedule, sizes, budget);
+    // In the balance the four devices' turns make up the cycle.
+    std::vector<StageTiming> cycle = timings(sizes, schedule->streamed, 12.8 * kGiB);
+    double low = 0;
+    double high = 10;
+    for (int i = 0; i < 40; ++i) {
+      const double gaps = (low + high) / 2;
+      for (const std::size_t end : conditions.window_ends) {
+        cycle[end].gap_seconds = gaps / static_cast<double>(rounds);
+      }
+      const double active = steady_state_seconds(cycle, schedule->slot_bytes, 3e8) - gaps;
+      (3 * active > gaps ? low : high) = gaps;
+    }
+    const double seconds = low * 4 / 3;
+    EXPECT_LT(seconds, seconds_before) << rounds;
+    if (rounds > 1) {
+      EXPECT_LE(schedule->slot_bytes, slots_before) << rounds;
+      slots_before = schedule->slot_bytes;
+    }
+    if (rounds == 8) {
+      EXPECT_LT(seconds, 1.25 * 128.0 * kMiB / 3e8);
+    }
+    seconds_before = seconds;
+  }
+}
+
+TEST(FastestSchedule, AloneIsAsGoodAsComfortableSlots) {
+  const auto sizes = layers_of_8b(32);
+  for (const double disk : {3e8, 2e9}) {
+    for (const double share : {0.3, 0.7, 0.95}) {
+      const auto budget = static_cast<Bytes>(share * static_cast<double>(sum(sizes)));
+      const auto comfortable = schedule_streaming(sizes, budget);
+      const auto fastest = fastest_schedule(
+          sizes, budget, {.disk_bytes_per_second = disk, .compute_bytes_per_second = 1e10});
+      ASSERT_TRUE(comfortable && fastest);
+      expect_sound(*fastest, sizes, budget);
+      const auto seconds = [&](const StreamSchedule& schedule) {
+        return steady_state_seconds(timings(sizes, schedule.streamed, 1e10), schedule.slot_bytes,
+                                    disk);
+      };
+      EXPECT_LE(seconds(*fastest), 1.01 * seconds(*comfortable)) << disk << " " << share;
+    }
+  }
+}
+
 // Against every possible choice of streamed stages, on small cycles.
 TEST(StreamSchedule, IsNearlyAsGoodAsTheBestChoice) {
   std::mt19937 random(7);

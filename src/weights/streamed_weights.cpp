@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <string>
 #include <utility>
 
 #include "base/log.h"
+#include "weights/checksum.h"
+#include "weights/read_speed.h"
 
 namespace prima::weights {
 namespace {
@@ -18,6 +21,11 @@ constexpr Bytes kEmbeddingRows = 4 * kMiB;
 // Direct reads are made in whole blocks of this size. Every disk's block divides it, and it is
 // known before a file has been opened for reading, so layouts do not depend on it.
 constexpr Bytes kBlock = 4 * kKiB;
+
+// How fast weights in memory are computed with: less than an idle computer's 10 GB/s and more,
+// because other programs are at work too. Too low a guess costs a little residency, too high a
+// guess leaves the disk idle while slots are in use.
+constexpr double kComputeBytesPerSecond = 4e9;
 
 constexpr Bytes kTensorAlignment = 64;  // of small tensors; ggml needs 32
 
@@ -70,7 +78,7 @@ Status StreamedWeights::make_tensors(const WeightLayout& layout) {
     }
     tensors_[{placed.role, placed.layer}] = tensor;
     if (placed.role == TensorRole::token_embedding) {
-      embedding_ = Member{tensor, placed.file, placed.bytes, 0};
+      embedding_ = Member{tensor, placed.file, placed.bytes, 0, {}};
       files_[placed.file]->expect_random_access(placed.bytes);
     }
   }
@@ -83,15 +91,18 @@ void StreamedWeights::make_stages(const WeightLayout& layout) {
     if (!is_staged(placed)) continue;
     const bool joins = previous != nullptr && previous->layer == placed.layer &&
                        rank_of_use(previous->role) == rank_of_use(placed.role);
-    if (!joins) stages_.push_back(std::make_unique<Stage>());
+    if (!joins) {
+      stages_.push_back(std::make_unique<Stage>());
+      stages_.back()->layer = placed.layer;
+    }
     previous = &placed;
 
     Stage& stage = *stages_.back();
     const Bytes begin = align_down(placed.bytes.offset, kBlock);
     const Bytes end = align_up(placed.bytes.end(), kBlock);
     ggml_tensor* tensor = tensors_[{placed.role, placed.layer}];
-    stage.members.push_back(
-        {tensor, placed.file, placed.bytes, stage.layout.size() + placed.bytes.offset - begin});
+    stage.members.push_back({tensor, placed.file, placed.bytes,
+                             stage.layout.size() + placed.bytes.offset - begin, placed.checksum});
     stage.layout.pieces.push_back({placed.file, begin, end - begin});
     stage_of_[tensor] = static_cast<StageIndex>(stages_.size() - 1);
   }
@@ -143,9 +154,12 @@ Status StreamedWeights::start(Bytes budget, const std::function<bool(Bytes, Byte
                 "At least " + format_bytes(smallest_budget()) + " (" +
                     std::to_string(smallest_budget()) + " bytes) are needed");
   }
+  if (stages_.empty()) return {};
   const std::vector<Bytes> sizes = stage_bytes();
-  PRIMA_ASSIGN_OR_RETURN(schedule_,
-                         schedule_streaming(sizes, budget - memory().always, options_.slot_bytes));
+  std::vector<StageLayout> cycle;
+  for (const auto& stage : stages_) cycle.push_back(stage->layout);
+  PRIMA_ASSIGN_OR_RETURN(auto reader, open_streaming_reader());
+  PRIMA_ASSIGN_OR_RETURN(schedule_, schedule(budget - memory().always, *reader, cycle));
   for (std::size_t i = 0; i < stages_.size(); ++i) stages_[i]->resident = !schedule_.streamed[i];
 
   Bytes done = 0;
@@ -157,7 +171,6 @@ Status StreamedWeights::start(Bytes budget, const std::function<bool(Bytes, Byte
       return fail(ErrorCode::cancelled, "loading was cancelled");
     }
   }
-  if (stages_.empty()) return {};
 
   // Where all stages are resident now, slots are for later. Their memory is taken when it is used.
   Bytes slots = schedule_.slot_bytes;
@@ -165,20 +178,51 @@ Status StreamedWeights::start(Bytes budget, const std::function<bool(Bytes, Byte
     slots = comfortable_slot_bytes(*std::max_element(sizes.begin(), sizes.end()), budget);
   }
   PRIMA_ASSIGN_OR_RETURN(auto memory, SlotMemory::allocate(slots));
-  PRIMA_ASSIGN_OR_RETURN(auto reader, open_reader(paths_, options_.reader));
-  if (reader->alignment() > kBlock) {
-    // Rare (64 KiB pages): through the page cache there is no such rule.
-    log::warn("this file system reads directly only in blocks of {}; reading through its cache",
-              format_bytes(reader->alignment()));
-    options_.reader.direct = false;
-    PRIMA_ASSIGN_OR_RETURN(reader, open_reader(paths_, options_.reader));
-  }
-  std::vector<StageLayout> cycle;
-  for (const auto& stage : stages_) cycle.push_back(stage->layout);
   const auto is_resident = [this](StageIndex stage) { return stages_[stage]->resident.load(); };
   streamer_ = std::make_unique<Streamer>(std::move(reader), std::move(memory), std::move(cycle),
                                          is_resident, options_.streamer);
   return {};
+}
+
+Result<std::unique_ptr<Reader>> StreamedWeights::open_streaming_reader() {
+  PRIMA_ASSIGN_OR_RETURN(auto reader, open_reader(paths_, options_.reader));
+  if (reader->alignment() <= kBlock) return reader;
+  // Rare (64 KiB pages): through the page cache there is no such rule.
+  log::warn("this file system reads directly only in blocks of {}; reading through its cache",
+            format_bytes(reader->alignment()));
+  options_.reader.direct = false;
+  return open_reader(paths_, options_.reader);
+}
+
+Result<StreamSchedule> StreamedWeights::schedule(Bytes budget, Reader& reader,
+                                                 std::span<const StageLayout> cycle) const {
+  const std::vector<Bytes> sizes = stage_bytes();
+  const bool all_fit = std::accumulate(sizes.begin(), sizes.end(), Bytes{0}) <= budget;
+  StreamConditions conditions{.compute_bytes_per_second = kComputeBytesPerSecond,
+                              .share = options_.ring.share};
+  if (!all_fit && !options_.slot_bytes) {
+    conditions.disk_bytes_per_second =
+        measure_read_speed(reader, cycle, options_.streamer.chunk, SystemClock());
+  }
+  if (conditions.disk_bytes_per_second <= 0) {
+    return schedule_streaming(sizes, budget, options_.slot_bytes);
+  }
+  for (const int last_layer : options_.ring.last_layers) {
+    std::optional<std::size_t> end;
+    for (std::size_t i = 0; i < stages_.size(); ++i) {
+      if (stages_[i]->layer >= 0 && stages_[i]->layer <= last_layer) end = i;
+    }
+    auto& ends = conditions.window_ends;
+    if (end && (ends.empty() || ends.back() != *end)) ends.push_back(*end);
+  }
+  auto chosen = fastest_schedule(sizes, budget, conditions);
+  if (chosen) {
+    log::debug("{}/s from disk: {} streamed through {} of slots, {} windows, share {:.2f}",
+               format_bytes(static_cast<Bytes>(conditions.disk_bytes_per_second)),
+               format_bytes(chosen->streamed_bytes), format_bytes(chosen->slot_bytes),
+               conditions.window_ends.size(), conditions.share);
+  }
+  return chosen;
 }
 
 Status StreamedWeights::set_resident(Bytes bytes) {
@@ -225,31 +269,48 @@ Status StreamedWeights::acquire(StageIndex index) {
   Stage& stage = *stages_[index];
   if (stage.uses++ > 0) return {};
   if (index == 0) limit_embedding_rows();
-  const auto from_file = [&] {
-    for (const Member& member : stage.members) {
-      member.tensor->data = files_[member.file]->data() + member.bytes.offset;
-    }
-    stage.in_slot = false;
-  };
+  Status status = make_ready(index, stage);
+  if (status && !stage.verified) {
+    status = verify(stage);
+    if (!status && stage.in_slot) streamer_->release(index);
+  }
+  if (!status) --stage.uses;
+  return status;
+}
+
+Status StreamedWeights::make_ready(StageIndex index, Stage& stage) {
   const bool is_coming_up = streamer_->is_coming_up(index);
   // Given up after the streamer had passed it over: read in place this once, rather than have the
   // streamer come back for it and lose all it has read ahead.
   stage.drop_after_use = stage.just_given_up.exchange(false) && !is_coming_up;
   if (!is_coming_up && (stage.resident || stage.drop_after_use)) {
-    if (auto status = bring_back(stage); !status) {
-      --stage.uses;
-      return status;
+    PRIMA_RETURN_IF_ERROR(bring_back(stage));
+    for (const Member& member : stage.members) {
+      member.tensor->data = files_[member.file]->data() + member.bytes.offset;
     }
-    from_file();
+    stage.in_slot = false;
     return {};
   }
-  auto slot = streamer_->acquire(index);
-  if (!slot) {
-    --stage.uses;
-    return tl::unexpected(std::move(slot.error()));
-  }
-  for (const Member& member : stage.members) member.tensor->data = *slot + member.slot_offset;
+  PRIMA_ASSIGN_OR_RETURN(std::byte* const slot, streamer_->acquire(index));
+  for (const Member& member : stage.members) member.tensor->data = slot + member.slot_offset;
   stage.in_slot = true;
+  return {};
+}
+
+// A layer store may have been damaged since it was written: the first time its bytes are here.
+Status StreamedWeights::verify(Stage& stage) const {
+  for (const Member& member : stage.members) {
+    if (!member.checksum) continue;
+    Checksum checksum;
+    checksum.add({static_cast<const std::byte*>(member.tensor->data), member.bytes.size});
+    if (checksum.value() == *member.checksum) continue;
+    std::error_code ignored;
+    std::filesystem::remove(paths_[member.file], ignored);
+    return fail(ErrorCode::corrupt,
+                paths_[member.file].string() + ": " + member.tensor->name + " is damaged",
+                "The file was removed: start again, and weights come from the model itself");
+  }
+  stage.verified = true;
   return {};
 }
 
@@ -267,6 +328,7 @@ void StreamedWeights::release(StageIndex index) {
 Status StreamedWeights::bring_back(const Stage& stage) {
   for (const Member& member : stage.members) {
     const MappedFile& file = *files_[member.file];
+    PRIMA_RETURN_IF_ERROR(file.check_unchanged());
     if (file.is_in_memory(member.bytes)) continue;
     PRIMA_RETURN_IF_ERROR(file.fetch(member.bytes));
     lost_bytes_ += member.bytes.size;

@@ -25,6 +25,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -88,9 +89,11 @@ class StreamedWeights final : public Weights {
     std::uint32_t file = 0;
     ByteRange bytes;
     Bytes slot_offset = 0;  // of its first byte in the stage's slot
+    std::optional<std::uint64_t> checksum{};
   };
 
   struct Stage {
+    int layer = -1;
     std::vector<Member> members;
     StageLayout layout;
     std::atomic<bool> resident = false;
@@ -99,6 +102,7 @@ class StreamedWeights final : public Weights {
     // As it is in use; of the computing thread.
     bool in_slot = false;
     bool drop_after_use = false;
+    bool verified = false;
   };
 
   StreamedWeights() = default;
@@ -108,7 +112,12 @@ class StreamedWeights final : public Weights {
   void make_stages(const WeightLayout& layout);
   ggml_backend_buffer_t buffer_of(const PlacedTensor& tensor);
   std::vector<Bytes> stage_bytes() const;
+  Result<std::unique_ptr<Reader>> open_streaming_reader();
+  Result<StreamSchedule> schedule(Bytes budget, Reader& reader,
+                                  std::span<const StageLayout> cycle) const;
+  Status make_ready(StageIndex index, Stage& stage);
   Status bring_back(const Stage& stage);
+  Status verify(Stage& stage) const;
   Status fetch(const Stage& stage) const;
   void drop(const Stage& stage) const;
   void limit_embedding_rows();

@@ -151,6 +151,19 @@ TEST_F(StreamerTest, AFileThatChangedIsAnErrorAtOnce) {
   EXPECT_EQ(data.error().code, ErrorCode::unavailable);
 }
 
+TEST_F(StreamerTest, ASlowReadIsWaitedFor) {
+  script_->fault = [](const ReadRequest& request) {
+    if (request.tag == 3) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    return Status();
+  };
+  Streamer streamer = make({.stall_limit = std::chrono::seconds(20)});
+  for (StageIndex stage = 0; stage < kStages; ++stage) {
+    const auto bytes = streamer.acquire(stage);
+    ASSERT_TRUE(bytes) << bytes.error().message();
+    streamer.release(stage);
+  }
+}
+
 TEST_F(StreamerTest, ASilentDiskIsAnErrorAfterTheStallLimit) {
   script_->hangs = true;
   auto streamer = make({.stall_limit = std::chrono::milliseconds(50)});

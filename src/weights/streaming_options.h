@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <optional>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/units.h"
@@ -19,10 +20,17 @@ struct StreamerOptions {
   Duration stall_limit = std::chrono::seconds(60);
 };
 
+// A device's part in a ring, as far as streaming needs to know it.
+struct RingPart {
+  std::vector<int> last_layers;  // of each window: after it other devices compute
+  double share = 1;              // this device's of all weights
+};
+
 struct StreamingOptions {
   ReaderOptions reader;
   StreamerOptions streamer;
-  std::optional<Bytes> slot_bytes;  // by plan; else what suits one device
+  std::optional<Bytes> slot_bytes;  // by plan; else chosen for the disk and the ring
+  RingPart ring;
 };
 
 }  // namespace prima::weights

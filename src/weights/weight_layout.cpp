@@ -41,8 +41,15 @@ WeightLayout gguf_layout(const model::ModelFile& model, const WeightRequest& req
   layout.paths.assign(model.paths().begin(), model.paths().end());
   const auto add = [&](TensorRole role, int layer, const model::TensorInfo* info) {
     if (info == nullptr) return;
-    layout.tensors.push_back({role, layer, info->name, info->type, info->shape, info->file,
-                              info->bytes, ggml_backend_cpu_buffer_type()});
+    layout.tensors.push_back({role,
+                              layer,
+                              info->name,
+                              info->type,
+                              info->shape,
+                              info->file,
+                              info->bytes,
+                              ggml_backend_cpu_buffer_type(),
+                              {}});
   };
   for (const int layer : request.layers) {
     const std::size_t first = layout.tensors.size();

@@ -5,7 +5,9 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,6 +28,7 @@ struct PlacedTensor {
   ByteRange bytes;
   // Whose layout the bytes are in: ggml's plain CPU buffer, or one of its extra types.
   ggml_backend_buffer_type_t buffer_type = nullptr;
+  std::optional<std::uint64_t> checksum{};  // of the bytes, where they may have been damaged
 };
 
 struct WeightLayout {
