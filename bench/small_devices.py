@@ -72,6 +72,7 @@ class Device:
 
     def reset(self):
         self.peak_pressure = 0
+        self.at_peak = {}  # what the largest sample was made of
         if not self.v2:
             (self.folders[0] / "memory.max_usage_in_bytes").write_text("0")
             (self.folders[0] / "memory.failcnt").write_text("0")
@@ -97,6 +98,12 @@ class Device:
             kernel = int((self.folders[0] / "memory.kmem.usage_in_bytes").read_text())
             held = stat["rss"] + stat.get("shmem", 0) + stat.get("dirty", 0) + kernel
         self.peak_pressure = max(self.peak_pressure, held)
+        usage = int((self.folders[0] / ("memory.current" if self.v2 else "memory.usage_in_bytes"))
+                    .read_text())
+        if usage > self.at_peak.get("usage", 0):
+            kinds = ("anon", "rss", "cache", "shmem", "mapped_file", "file_mapped", "active_file",
+                     "inactive_file")
+            self.at_peak = {"usage": usage, **{n: stat[n] for n in kinds if n in stat}}
 
     def peak(self):
         name = "memory.peak" if self.v2 else "memory.max_usage_in_bytes"
@@ -212,7 +219,7 @@ def show_memory(device, budget):
     print(f"    peak memory {peak / MIB:.0f} MiB of {budget / MIB:.0f}"
           f"{'' if peak <= budget else '  ABOVE THE BUDGET'},"
           f" pressure {device.peak_pressure / MIB:.0f} MiB", flush=True)
-    return {"peak": peak, "pressure": device.peak_pressure}
+    return {"peak": peak, "pressure": device.peak_pressure, "at_peak": device.at_peak}
 
 
 def llama_bench(options, budget, disk):

@@ -214,6 +214,15 @@ Status GgmlExecutor::add_streamed(const LayerDeviceOptions& options, const LoadP
                     " bytes) are needed; a smaller context (-c) needs less");
   }
   PRIMA_RETURN_IF_ERROR(streamed_weights_->start(budget.total - others, progress));
+  const weights::WeightMemory memory = streamed_weights_->memory();
+  log::info(
+      "memory: {} = program {}, KV cache {}, compute buffers {}, weights {}, slots {}, unused {}; "
+      "{} are read per token ({})",
+      format_bytes(budget.total), format_bytes(budget.program),
+      format_bytes(device.kv_cache_bytes()), format_bytes(device.compute_buffer_bytes()),
+      format_bytes(memory.always + memory.resident), format_bytes(memory.slots),
+      format_bytes(budget.total - others - memory.total()), format_bytes(memory.streamed),
+      streamed_weights_->description());
   if (options_.yields_memory) yield_memory_to_others();
   return {};
 }

@@ -1,6 +1,7 @@
 #include "weights/stream_schedule.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <set>
 
@@ -130,6 +131,11 @@ std::optional<StreamSchedule> streaming_of(const Sizes& sizes, Bytes budget, Byt
 
 constexpr Bytes kSlotStep = SlotMemory::kAlignment;
 
+// Slots are memory that the system cannot take back, unlike resident weights: they stay small
+// against the device's memory, whatever they might gain.
+constexpr Bytes kAlwaysAllowed = 48 * kMiB;
+constexpr Bytes kPartOfBudget = 32;
+
 // Reads in flight hold their slots' memory but are no bytes yet: this long is a read under way.
 constexpr double kReadSeconds = 0.004;
 
@@ -173,29 +179,38 @@ double ring_cycle_seconds(std::span<const Bytes> stage_bytes, const StreamSchedu
 
 Result<StreamSchedule> fastest_schedule(std::span<const Bytes> stage_bytes, Bytes budget,
                                         const StreamConditions& conditions) {
-  PRIMA_ASSIGN_OR_RETURN(StreamSchedule best, schedule_streaming(stage_bytes, budget));
-  if (best.streamed_bytes == 0) return best;
-  double best_seconds = ring_cycle_seconds(stage_bytes, best, conditions);
+  PRIMA_ASSIGN_OR_RETURN(StreamSchedule comfortable, schedule_streaming(stage_bytes, budget));
+  if (comfortable.streamed_bytes == 0) return comfortable;
+  struct Candidate {
+    StreamSchedule schedule;
+    double seconds = 0;
+  };
+  std::vector<Candidate> candidates;
   const Sizes sizes(stage_bytes);
+  double shortest = std::numeric_limits<double>::infinity();
   for (const Bytes largest : sizes.distinct) {
     const Bytes least = smallest_slot_bytes(largest);
-    if (budget < sizes.total_above(largest) + least) continue;
+    const Bytes most = std::max({least, kAlwaysAllowed, budget / kPartOfBudget});
     // Steps of an eighth find the best within a few percent.
-    for (Bytes slots = least; slots <= budget; slots += align_up(slots / 8, kSlotStep)) {
+    for (Bytes slots = least; slots <= most; slots += align_up(slots / 8, kSlotStep)) {
       auto schedule = streaming_of(sizes, budget, largest, slots);
       if (!schedule) break;
       const double seconds = ring_cycle_seconds(stage_bytes, *schedule, conditions);
-      // Every byte streamed is a byte that the disk and others could do without.
-      const double little = 1e-3 * best_seconds;
-      if (seconds > best_seconds + little) continue;
-      if (seconds > best_seconds - little && schedule->streamed_bytes >= best.streamed_bytes) {
-        continue;
-      }
-      best = std::move(*schedule);
-      best_seconds = seconds;
+      shortest = std::min(shortest, seconds);
+      candidates.push_back({std::move(*schedule), seconds});
     }
   }
-  return best;
+  // Of those that are as good as the best, the one that reads least: the disk may be slower, or
+  // wanted by others.
+  constexpr double kAsGood = 1.01;
+  const Candidate* best = nullptr;
+  for (const Candidate& candidate : candidates) {
+    if (candidate.seconds > kAsGood * shortest) continue;
+    if (best == nullptr || candidate.schedule.streamed_bytes < best->schedule.streamed_bytes) {
+      best = &candidate;
+    }
+  }
+  return best != nullptr ? best->schedule : comfortable;
 }
 
 Bytes comfortable_slot_bytes(Bytes largest_stage, Bytes budget) {
