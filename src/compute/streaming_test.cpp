@@ -264,16 +264,32 @@ class StoredModel : public testing::Test {
   std::filesystem::path layer_;
 };
 
-TEST_F(StoredModel, OtherKernelsGiveNearlyTheSameLogits) {
-  const Model model(path_);
-  auto plain = model.executor({.memory = kGiB});
-  auto stored = model.executor({.memory = kGiB, .store = store_});
-  ASSERT_TRUE(plain && stored);
-  const auto expected = model.logits(**plain);
-  const auto actual = model.logits(**stored);
-  ASSERT_TRUE(expected && actual);
-  for (std::size_t i = 0; i < expected->size(); ++i) {
-    EXPECT_LT(relative_rms((*actual)[i], (*expected)[i]), 1e-3) << "step " << i;
+// Random weights are the worst case: nothing that layers before have rounded is ever corrected.
+TEST(Streaming, TheStoresKernelsGiveNearlyTheSameLogits) {
+  for (const char* type : {"Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "Q2_K", "IQ4_NL"}) {
+    const model::TemporaryFolder folder;
+    const auto path = folder.path() / "model.gguf";
+    ASSERT_TRUE(model::synthesize({.n_layer = 3, .mixture = type, .pure = true}, path)) << type;
+    const auto file = model::ModelFile::open(path);
+    ASSERT_TRUE(file) << file.error().message();
+    const weights::LayerStoreOptions options{.root = folder.path() / "store",
+                                             .model_identity = "m"};
+    auto store = weights::LayerStore::open(options);
+    ASSERT_TRUE(store && store->write(weights::gguf_layout(
+                             *file, {.layers = {0, 1, 2}, .embedding = true, .output = true})));
+    const Model model(path);
+    auto plain = model.executor({.memory = kGiB});
+    auto stored = model.executor({.memory = kGiB, .store = options});
+    ASSERT_TRUE(plain && stored);
+    const auto expected = model.logits(**plain);
+    const auto actual = model.logits(**stored);
+    ASSERT_TRUE(expected && actual);
+    double worst = 0;
+    for (std::size_t i = 0; i < expected->size(); ++i) {
+      worst = std::max(worst, relative_rms((*actual)[i], (*expected)[i]));
+    }
+    std::printf("%s: %g\n", type, worst);
+    EXPECT_LT(worst, 3e-2) << type;
   }
 }
 
