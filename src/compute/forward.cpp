@@ -16,6 +16,16 @@ struct Heads {
   ggml_tensor* v;  // (head_dim, n_head_kv, n_tokens)
 };
 
+// weight: (columns, rows), perhaps in parts of some rows; x: (columns, n) -> (rows, n). The parts'
+// products are as they would be in the whole: each row's stands alone.
+ggml_tensor* multiply(ggml_context* context, std::span<ggml_tensor* const> weight, ggml_tensor* x) {
+  ggml_tensor* y = ggml_mul_mat(context, weight.front(), x);
+  for (ggml_tensor* part : weight.subspan(1)) {
+    y = ggml_concat(context, y, ggml_mul_mat(context, part, x), 0);
+  }
+  return y;
+}
+
 class LayerBuilder {
  public:
   LayerBuilder(ggml_context* context, ggml_cgraph* graph, const ForwardModel& model,
@@ -61,7 +71,7 @@ class LayerBuilder {
 
   // x: (columns, n) -> (rows, n), plus the bias where the model has one.
   ggml_tensor* linear(ggml_tensor* x, TensorRole matrix, TensorRole bias) {
-    ggml_tensor* y = ggml_mul_mat(ctx_, weight(matrix), x);
+    ggml_tensor* y = multiply(ctx_, model_.weights.parts(matrix, static_cast<int>(layer_)), x);
     ggml_tensor* b = weight(bias);
     return b != nullptr ? ggml_add(ctx_, y, b) : y;
   }
@@ -284,7 +294,7 @@ ggml_tensor* build_output(ggml_context* context, ggml_cgraph* graph, const Forwa
   inputs.hidden = new_input(context, GGML_TYPE_F32, hp.n_embd, n_outputs, "hidden");
   ggml_tensor* x = ggml_rms_norm(context, inputs.hidden, hp.rms_epsilon);
   x = ggml_mul(context, x, model.weights.find(TensorRole::output_norm, -1));
-  x = ggml_mul_mat(context, model.weights.find(TensorRole::output, -1), x);
+  x = multiply(context, model.weights.parts(TensorRole::output, -1), x);
   if (hp.final_logit_softcap > 0.0f) {
     x = ggml_scale(context, x, 1.0f / hp.final_logit_softcap);
     x = ggml_scale(context, ggml_tanh(context, x), hp.final_logit_softcap);

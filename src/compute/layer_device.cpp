@@ -28,8 +28,22 @@ ForwardShape output_shape(std::uint32_t n_outputs) {
   return shape;
 }
 
-std::size_t max_nodes(const model::Hyperparameters& hp, std::uint32_t n_layers) {
-  return 64 + std::size_t{n_layers} * (64 + 4 * std::size_t{hp.n_expert_used});
+// A matrix in parts takes two nodes more for each further part.
+std::size_t nodes_of_parts(const weights::Weights& weights, LayerRange layers) {
+  std::size_t nodes = 2 * weights.parts(model::TensorRole::output, -1).size();
+  for (const model::TensorRole role : model::all_tensor_roles()) {
+    if (!model::is_per_layer(role)) continue;
+    for (std::uint32_t layer = layers.first; layer < layers.last; ++layer) {
+      nodes += 2 * weights.parts(role, static_cast<int>(layer)).size();
+    }
+  }
+  return nodes;
+}
+
+std::size_t max_nodes(const model::Hyperparameters& hp, const weights::Weights& weights,
+                      LayerRange layers) {
+  return 64 + std::size_t{layers.size()} * (64 + 4 * std::size_t{hp.n_expert_used}) +
+         nodes_of_parts(weights, layers);
 }
 
 void set_tensor(ggml_tensor* tensor, const void* data, std::size_t bytes) {
@@ -121,7 +135,7 @@ Bytes LayerDevice::compute_buffer_bytes() const {
 }
 
 LayerDevice::BuiltGraph LayerDevice::build(const ForwardShape& shape) const {
-  const std::size_t nodes = max_nodes(hyperparameters_, shape.layers.size());
+  const std::size_t nodes = max_nodes(hyperparameters_, *weights_, shape.layers);
   BuiltGraph built;
   built.shape = shape;
   built.context.reset(ggml_init(

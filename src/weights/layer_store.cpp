@@ -24,7 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr Bytes kBlock = 4 * kKiB;         // as streaming reads it
-constexpr Bytes kTableBytes = 4 * kBlock;  // a layer has ten matrices at most, a line each
+constexpr Bytes kTableBytes = 4 * kBlock;  // a line for each matrix or part: a hundred at most
 constexpr Bytes kFlushBytes = 16 * kMiB;   // written and not yet on disk: memory others may want
 constexpr const char* kFirstLine = "prima layer store 2";
 constexpr const char* kExtension = ".weights";

@@ -35,9 +35,10 @@ struct Wanted {
 
 class ResidentWeights final : public Weights {
  public:
-  ggml_tensor* find(TensorRole role, int layer) const override {
+  std::span<ggml_tensor* const> parts(TensorRole role, int layer) const override {
     const auto found = tensors_.find({role, model::is_per_layer(role) ? layer : -1});
-    return found == tensors_.end() ? nullptr : found->second;
+    if (found == tensors_.end()) return {};
+    return {&found->second, 1};
   }
   std::optional<StageIndex> streamed_stage(const ggml_tensor*) const override {
     return std::nullopt;

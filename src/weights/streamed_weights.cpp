@@ -76,7 +76,7 @@ Status StreamedWeights::make_tensors(const WeightLayout& layout) {
     if (ggml_backend_buffer_init_tensor(tensor->buffer, tensor) != GGML_STATUS_SUCCESS) {
       return fail(ErrorCode::internal, "ggml refused a place for " + placed.name);
     }
-    tensors_[{placed.role, placed.layer}] = tensor;
+    tensors_[{placed.role, placed.layer}].push_back(tensor);
     if (placed.role == TensorRole::token_embedding) {
       embedding_ = Member{tensor, placed.file, placed.bytes, 0, {}};
       files_[placed.file]->expect_random_access(placed.bytes);
@@ -90,7 +90,8 @@ void StreamedWeights::make_stages(const WeightLayout& layout) {
   for (const PlacedTensor& placed : layout.tensors) {
     if (!is_staged(placed)) continue;
     const bool joins = previous != nullptr && previous->layer == placed.layer &&
-                       rank_of_use(previous->role) == rank_of_use(placed.role);
+                       rank_of_use(previous->role) == rank_of_use(placed.role) &&
+                       previous->n_parts == 1 && placed.n_parts == 1;
     if (!joins) {
       stages_.push_back(std::make_unique<Stage>());
       stages_.back()->layer = placed.layer;
@@ -100,7 +101,7 @@ void StreamedWeights::make_stages(const WeightLayout& layout) {
     Stage& stage = *stages_.back();
     const Bytes begin = align_down(placed.bytes.offset, kBlock);
     const Bytes end = align_up(placed.bytes.end(), kBlock);
-    ggml_tensor* tensor = tensors_[{placed.role, placed.layer}];
+    ggml_tensor* tensor = tensors_[{placed.role, placed.layer}][placed.part];
     stage.members.push_back({tensor, placed.file, placed.bytes,
                              stage.layout.size() + placed.bytes.offset - begin, placed.checksum});
     stage.layout.pieces.push_back({placed.file, begin, end - begin});
@@ -122,7 +123,7 @@ Status StreamedWeights::read_small(const WeightLayout& layout) {
   small_buffer_.reset(ggml_backend_cpu_buffer_from_ptr(small_.data() + used, size - used));
   for (const PlacedTensor& placed : layout.tensors) {
     if (!is_small(placed)) continue;
-    ggml_tensor* tensor = tensors_[{placed.role, placed.layer}];
+    ggml_tensor* tensor = tensors_[{placed.role, placed.layer}][placed.part];
     PRIMA_RETURN_IF_ERROR(files_[placed.file]->read(placed.bytes, small_.data() + used));
     tensor->data = small_.data() + used;
     if (placed.buffer_type == ggml_backend_cpu_buffer_type()) tensor->buffer = small_buffer_.get();
@@ -254,9 +255,10 @@ Status StreamedWeights::set_resident(Bytes bytes) {
   return {};
 }
 
-ggml_tensor* StreamedWeights::find(TensorRole role, int layer) const {
+std::span<ggml_tensor* const> StreamedWeights::parts(TensorRole role, int layer) const {
   const auto found = tensors_.find({role, model::is_per_layer(role) ? layer : -1});
-  return found == tensors_.end() ? nullptr : found->second;
+  if (found == tensors_.end()) return {};
+  return found->second;
 }
 
 std::optional<StageIndex> StreamedWeights::streamed_stage(const ggml_tensor* weight) const {

@@ -14,8 +14,8 @@
 // Small tensors (norms, biases) are always in memory; of the embedding, the rows used are faulted
 // in from the file, and given back before they amount to anything.
 //
-// find() and streamed_stage() are thread-safe, acquire() and release() for the computing thread,
-// the others for one more thread.
+// parts(), find() and streamed_stage() are thread-safe, acquire() and release() for the computing
+// thread, the others for one more thread.
 #pragma once
 
 #include <atomic>
@@ -70,7 +70,7 @@ class StreamedWeights final : public Weights {
   // stay.
   Status set_resident(Bytes bytes);
 
-  ggml_tensor* find(model::TensorRole role, int layer) const override;
+  std::span<ggml_tensor* const> parts(model::TensorRole role, int layer) const override;
   std::optional<StageIndex> streamed_stage(const ggml_tensor* weight) const override;
   Status acquire(StageIndex stage) override;
   void release(StageIndex stage) override;
@@ -130,7 +130,7 @@ class StreamedWeights final : public Weights {
   ggml_backend_buffer_ptr small_buffer_;
   std::vector<ggml_backend_buffer_ptr> file_buffers_;  // beside files_
   std::map<ggml_backend_buffer_type_t, ggml_backend_buffer_ptr> repacked_buffers_;
-  std::map<std::pair<model::TensorRole, int>, ggml_tensor*> tensors_;
+  std::map<std::pair<model::TensorRole, int>, std::vector<ggml_tensor*>> tensors_;
   std::unordered_map<const ggml_tensor*, StageIndex> stage_of_;
   std::vector<std::unique_ptr<Stage>> stages_;  // in order of use
   std::optional<Member> embedding_;

@@ -11,6 +11,44 @@ namespace {
 // Reading less than this as a stage of its own costs more time than it saves memory.
 constexpr Bytes kSmallestStaged = 32 * kKiB;
 
+// Of a part of a matrix: small against slots, large against the time of a read and of a piece of a
+// graph.
+constexpr Bytes kLargestPart = 16 * kMiB;
+
+// Kernels and repacked layouts take rows in groups of up to 16.
+constexpr std::int64_t kRowGroup = 64;
+
+// How many rows of the matrix each of its parts has; all of them where it is in one.
+std::int64_t rows_of_part(const PlacedTensor& whole) {
+  const std::int64_t n_rows = whole.shape[1];
+  const bool is_matrix = whole.shape[2] == 1 && whole.shape[3] == 1;
+  if (!is_matrix || !is_staged(whole)) return n_rows;
+  const auto n_parts =
+      static_cast<std::int64_t>((whole.bytes.size + kLargestPart - 1) / kLargestPart);
+  const std::int64_t rows = (n_rows + n_parts - 1) / n_parts;
+  return std::min(n_rows, (rows + kRowGroup - 1) / kRowGroup * kRowGroup);
+}
+
+void add_in_parts(std::vector<PlacedTensor>& tensors, const PlacedTensor& whole) {
+  const std::int64_t n_rows = whole.shape[1];
+  const std::int64_t at_once = rows_of_part(whole);
+  const Bytes row_bytes = whole.bytes.size / static_cast<Bytes>(std::max<std::int64_t>(1, n_rows));
+  const auto n_parts = static_cast<std::uint32_t>((n_rows + at_once - 1) / at_once);
+  for (std::uint32_t i = 0; i < n_parts; ++i) {
+    PlacedTensor part = whole;
+    part.part = i;
+    part.n_parts = n_parts;
+    if (n_parts > 1) {
+      const std::int64_t first = at_once * i;
+      part.shape[1] = std::min(at_once, n_rows - first);
+      part.bytes = {whole.bytes.offset + static_cast<Bytes>(first) * row_bytes,
+                    static_cast<Bytes>(part.shape[1]) * row_bytes};
+      part.name += '[' + std::to_string(first) + ':' + std::to_string(first + part.shape[1]) + ']';
+    }
+    tensors.push_back(std::move(part));
+  }
+}
+
 }  // namespace
 
 int rank_of_use(TensorRole role) {
@@ -41,15 +79,14 @@ WeightLayout gguf_layout(const model::ModelFile& model, const WeightRequest& req
   layout.paths.assign(model.paths().begin(), model.paths().end());
   const auto add = [&](TensorRole role, int layer, const model::TensorInfo* info) {
     if (info == nullptr) return;
-    layout.tensors.push_back({role,
-                              layer,
-                              info->name,
-                              info->type,
-                              info->shape,
-                              info->file,
-                              info->bytes,
-                              ggml_backend_cpu_buffer_type(),
-                              {}});
+    add_in_parts(layout.tensors, {.role = role,
+                                  .layer = layer,
+                                  .name = info->name,
+                                  .type = info->type,
+                                  .shape = info->shape,
+                                  .file = info->file,
+                                  .bytes = info->bytes,
+                                  .buffer_type = ggml_backend_cpu_buffer_type()});
   };
   for (const int layer : request.layers) {
     const std::size_t first = layout.tensors.size();

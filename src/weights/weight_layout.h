@@ -18,6 +18,7 @@
 
 namespace prima::weights {
 
+// A tensor, or some rows of one.
 struct PlacedTensor {
   model::TensorRole role;
   int layer = -1;
@@ -29,6 +30,8 @@ struct PlacedTensor {
   // Whose layout the bytes are in: ggml's plain CPU buffer, or one of its extra types.
   ggml_backend_buffer_type_t buffer_type = nullptr;
   std::optional<std::uint64_t> checksum{};  // of the bytes, where they may have been damaged
+  std::uint32_t part = 0;
+  std::uint32_t n_parts = 1;
 };
 
 struct WeightLayout {
@@ -42,7 +45,8 @@ struct WeightRequest {
   bool output = false;  // the output layer and its norm
 };
 
-// Straight from the model's files. A tied output layer is a tensor of its own here.
+// Straight from the model's files. A tied output layer is a tensor of its own here. Large matrices
+// come in parts: what is streamed takes slots as large as the largest stage.
 WeightLayout gguf_layout(const model::ModelFile& model, const WeightRequest& request);
 
 // The order in which a layer's tensors are computed with (compute/forward.cpp), so the order of

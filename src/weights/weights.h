@@ -1,17 +1,20 @@
 // The weights of the layers that a device runs, as ggml tensors that a graph can use.
 //
-// A stage is the smallest run of weights fetched as one. Its tensors have data only between
+// A stage is the smallest run of weights fetched as one: some small matrices that are used
+// together, a matrix, or a part of a large one, some of its rows. Its tensors have data only between
 // acquire() and release(), whether it is resident at the moment or streamed:
 //
 //     on disk --prefetch--> loading --read done--> ready --acquire--> in use --release--> on disk
 //
 // Never make a view of such a weight in a graph: a view keeps the pointer it was made with.
 //
-// acquire() and release() are called by the computing thread only; find() is thread-safe.
+// acquire() and release() are called by the computing thread only; parts() and find() are
+// thread-safe.
 #pragma once
 
 #include <cstdint>
 #include <optional>
+#include <span>
 
 #include <ggml.h>
 
@@ -27,8 +30,15 @@ class Weights {
  public:
   virtual ~Weights() = default;
 
-  // nullptr if this device does not hold the tensor. Stable while the object lives.
-  virtual ggml_tensor* find(model::TensorRole role, int layer) const = 0;
+  // The tensor, or its parts: each some of its rows, in order. Empty if this device does not hold
+  // it. Stable while the object lives.
+  virtual std::span<ggml_tensor* const> parts(model::TensorRole role, int layer) const = 0;
+
+  // A tensor that is in one part, or nullptr.
+  ggml_tensor* find(model::TensorRole role, int layer) const {
+    const auto all = parts(role, layer);
+    return all.empty() ? nullptr : all.front();
+  }
 
   // The stage that must be in use while a weight is; nullopt for weights that are always in memory.
   virtual std::optional<StageIndex> streamed_stage(const ggml_tensor* weight) const = 0;
