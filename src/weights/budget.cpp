@@ -9,7 +9,7 @@ namespace {
 
 // What the program grows by once it computes: graphs, threads' stacks, buffers of answers and
 // sockets. Measured: 9 MiB for an 8B model; the rest is for many sequences.
-constexpr Bytes kProgramGrowth = 24 * kMiB;
+constexpr Bytes kProgramGrowth = 16 * kMiB;
 
 }  // namespace
 
