@@ -227,7 +227,7 @@ def llama_bench(options, budget, disk):
     device = Device("llama", budget, disk, [options.model])
     drop_caches()
     command = [str(options.llama_bench), "-m", options.model, "-mmp", "1", "-r", "1", "-p", "0",
-               "-n", "2", "-t", str(options.threads), "-o", "json", "--no-warmup", "--no-host", "1"]
+               "-n", "2", "-t", str(options.threads), "-o", "json", "--no-warmup"]
     command += options.llama_options
     process = device.start(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     out, _ = process.communicate()
@@ -241,14 +241,19 @@ def one(options):
     used, memory_tpot = options.used_and_tpot or in_memory(options)
     results = []
     for disk in options.disk:
-        disk_speed = disk or direct_read_speed(options.model)
-        print(f"disk {disk_speed / 1e6:.0f} MB/s", flush=True)
+        print(f"disk {f'{disk / 1e6:.0f} MB/s' if disk else 'as it is'}", flush=True)
         for budget in options.memory:
             device = Device("one", budget, disk, [options.model])
             drop_caches()
+            # A disk that others use too changes from minute to minute: before and after.
+            before = disk or direct_read_speed(options.model)
             with Sampler([device]):
                 report = stream_bench(options, ["--memory", str(budget), "--decode",
                                                 str(options.tokens)], device)
+            disk_speed = disk or (before + direct_read_speed(options.model)) / 2
+            if not disk:
+                print(f"  disk {before / 1e6:.0f} MB/s before, {2 * disk_speed / 1e6 - before / 1e6:.0f}"
+                      f" after", flush=True)
             limit = limit_of(used, report["memory"]["kv_cache"], [budget], [disk_speed], memory_tpot)
             tpot = report["tpot_seconds"]
             print(f"  {budget / MIB:.0f} MiB: {tpot:.3f} s/token, limit {limit:.3f}, ratio "
