@@ -264,7 +264,9 @@ class StoredModel : public testing::Test {
   std::filesystem::path layer_;
 };
 
-// Random weights are the worst case: nothing that layers before have rounded is ever corrected.
+// Kernels of another layout add in another order. A difference in the last bit now and then turns an
+// activation's rounding to 8 bits the other way, and from there on it is as large as that rounding:
+// about one in a hundred for these types.
 TEST(Streaming, TheStoresKernelsGiveNearlyTheSameLogits) {
   for (const char* type : {"Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "Q2_K", "IQ4_NL"}) {
     const model::TemporaryFolder folder;
@@ -288,7 +290,6 @@ TEST(Streaming, TheStoresKernelsGiveNearlyTheSameLogits) {
     for (std::size_t i = 0; i < expected->size(); ++i) {
       worst = std::max(worst, relative_rms((*actual)[i], (*expected)[i]));
     }
-    std::printf("%s: %g\n", type, worst);
     EXPECT_LT(worst, 3e-2) << type;
   }
 }
