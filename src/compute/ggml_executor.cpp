@@ -203,14 +203,17 @@ Status GgmlExecutor::add_streamed(const LayerDeviceOptions& options, const LoadP
   const weights::MemoryBudget& budget = *options_.memory;
   const Bytes others = budget.program + device.kv_cache_bytes() + device.compute_buffer_bytes();
   const Bytes enough = others + streamed_weights_->smallest_budget();
+  // What the program takes is measured, and a little more or less the next time.
+  constexpr Bytes kSlack = 2 * kMiB;
   if (budget.total < enough) {
+    const Bytes surely = enough + (budget.program > 0 ? kSlack : 0);
     return fail(ErrorCode::resource_exhausted,
                 format_bytes(budget.total) + " of memory are too little: program " +
                     format_bytes(budget.program) + ", KV cache " +
                     format_bytes(device.kv_cache_bytes()) + ", compute buffers " +
                     format_bytes(device.compute_buffer_bytes()) + ", weights at least " +
                     format_bytes(streamed_weights_->smallest_budget()),
-                "At least " + format_bytes(enough) + " (" + std::to_string(enough) +
+                "At least " + format_bytes(surely) + " (" + std::to_string(surely) +
                     " bytes) are needed; a smaller context (-c) needs less");
   }
   PRIMA_RETURN_IF_ERROR(streamed_weights_->start(budget.total - others, progress));

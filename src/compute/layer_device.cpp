@@ -158,7 +158,9 @@ Result<LayerDevice::BuiltGraph*> LayerDevice::find_or_build(const ForwardShape& 
                                   [&](const BuiltGraph& built) { return built.shape == shape; });
   if (found != graphs_.end()) {
     graphs_.splice(graphs_.begin(), graphs_, found);
-    return &graphs_.front();
+    BuiltGraph& built = graphs_.front();
+    if (built.cut_for != weights_->residency_version()) cut_into_pieces(built);
+    return &built;
   }
   BuiltGraph built = build(shape);
   PRIMA_RETURN_IF_ERROR(allocate(built));
@@ -216,9 +218,12 @@ Status LayerDevice::reserve() {
   return {};
 }
 
-// A new piece begins before the first use of each stage, and before an operation that takes long
-// while a stage that is not needed any more is held: its slot could be read into meanwhile.
+// A new piece begins before the first use of each streamed stage, and before an operation that
+// takes long while a streamed stage that is not needed any more is held: its slot could be read
+// into meanwhile. Stages in memory cut nothing.
 void LayerDevice::cut_into_pieces(BuiltGraph& built) const {
+  built.cut_for = weights_->residency_version();
+  built.pieces.clear();
   const int n_nodes = ggml_graph_n_nodes(built.graph);
   std::unordered_map<weights::StageIndex, int> last_use;
   const auto stages_of = [&](int node, auto&& visit) {
@@ -244,11 +249,15 @@ void LayerDevice::cut_into_pieces(BuiltGraph& built) const {
       if (std::find(held.begin(), held.end(), stage) == held.end()) wanted.push_back(stage);
     });
     const bool holds_needlessly =
-        std::any_of(held.begin(), held.end(),
-                    [&](weights::StageIndex stage) { return last_use[stage] < node; });
+        std::any_of(held.begin(), held.end(), [&](weights::StageIndex stage) {
+          return last_use[stage] < node && weights_->is_streamed(stage);
+        });
     const bool gives_up = holds_needlessly && takes_long(ggml_graph_node(built.graph, node));
     if (wanted.empty() && !gives_up) continue;
-    if (node > pieces.back().first) {
+    const bool waits = std::any_of(wanted.begin(), wanted.end(), [&](weights::StageIndex stage) {
+      return weights_->is_streamed(stage);
+    });
+    if ((waits || gives_up) && node > pieces.back().first) {
       auto& release = pieces.back().second.release;
       std::erase_if(held, [&](weights::StageIndex stage) {
         if (last_use[stage] >= node) return false;

@@ -79,6 +79,7 @@ class LayerDevice {
     ForwardInputs inputs;
     ggml_tensor* output = nullptr;
     std::vector<Piece> pieces;
+    std::uint64_t cut_for = 0;  // the weights' residency_version()
   };
 
   LayerDevice(const model::Hyperparameters& hyperparameters, const LayerDeviceOptions& options,

@@ -179,7 +179,11 @@ Status StreamedWeights::start(Bytes budget, const std::function<bool(Bytes, Byte
     slots = comfortable_slot_bytes(*std::max_element(sizes.begin(), sizes.end()), budget);
   }
   PRIMA_ASSIGN_OR_RETURN(auto memory, SlotMemory::allocate(slots));
-  const auto is_resident = [this](StageIndex stage) { return stages_[stage]->resident.load(); };
+  // What was given up stays out of the slots until it has been used once more: who uses it now may
+  // still count on its being in memory.
+  const auto is_resident = [this](StageIndex stage) {
+    return stages_[stage]->resident || stages_[stage]->just_given_up;
+  };
   streamer_ = std::make_unique<Streamer>(std::move(reader), std::move(memory), std::move(cycle),
                                          is_resident, options_.streamer);
   return {};
@@ -242,6 +246,7 @@ Status StreamedWeights::set_resident(Bytes bytes) {
     stages_[i]->resident = false;
     drop(*stages_[i]);
   }
+  ++residency_version_;
   for (std::size_t i = 0; i < stages_.size(); ++i) {
     if (wanted.streamed[i] || stages_[i]->resident) continue;
     PRIMA_RETURN_IF_ERROR(fetch(*stages_[i]));
@@ -251,6 +256,7 @@ Status StreamedWeights::set_resident(Bytes bytes) {
     const std::lock_guard lock(schedule_mutex_);
     schedule_ = std::move(wanted);
   }
+  ++residency_version_;
   streamer_->residency_changed();
   return {};
 }
@@ -281,11 +287,9 @@ Status StreamedWeights::acquire(StageIndex index) {
 }
 
 Status StreamedWeights::make_ready(StageIndex index, Stage& stage) {
-  const bool is_coming_up = streamer_->is_coming_up(index);
-  // Given up after the streamer had passed it over: read in place this once, rather than have the
-  // streamer come back for it and lose all it has read ahead.
-  stage.drop_after_use = stage.just_given_up.exchange(false) && !is_coming_up;
-  if (!is_coming_up && (stage.resident || stage.drop_after_use)) {
+  // Given up: read in place this once.
+  stage.drop_after_use = stage.just_given_up.exchange(false);
+  if (stage.resident || stage.drop_after_use) {
     PRIMA_RETURN_IF_ERROR(bring_back(stage));
     for (const Member& member : stage.members) {
       member.tensor->data = files_[member.file]->data() + member.bytes.offset;

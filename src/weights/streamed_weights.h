@@ -72,6 +72,8 @@ class StreamedWeights final : public Weights {
 
   std::span<ggml_tensor* const> parts(model::TensorRole role, int layer) const override;
   std::optional<StageIndex> streamed_stage(const ggml_tensor* weight) const override;
+  bool is_streamed(StageIndex stage) const override { return !stages_[stage]->resident; }
+  std::uint64_t residency_version() const override { return residency_version_; }
   Status acquire(StageIndex stage) override;
   void release(StageIndex stage) override;
   Bytes memory_bytes() const override { return memory().total(); }
@@ -136,6 +138,7 @@ class StreamedWeights final : public Weights {
   std::optional<Member> embedding_;
   std::uint64_t cycles_since_limited_ = 0;
   std::atomic<Bytes> lost_bytes_ = 0;
+  std::atomic<std::uint64_t> residency_version_ = 0;
   mutable std::mutex schedule_mutex_;
   StreamSchedule schedule_;
   std::unique_ptr<Streamer> streamer_;  // last: its thread uses the others

@@ -1,8 +1,8 @@
 // The weights of the layers that a device runs, as ggml tensors that a graph can use.
 //
 // A stage is the smallest run of weights fetched as one: some small matrices that are used
-// together, a matrix, or a part of a large one, some of its rows. Its tensors have data only between
-// acquire() and release(), whether it is resident at the moment or streamed:
+// together, a matrix, or a part of a large one, some of its rows. Its tensors have data only
+// between acquire() and release(), whether it is resident at the moment or streamed:
 //
 //     on disk --prefetch--> loading --read done--> ready --acquire--> in use --release--> on disk
 //
@@ -42,6 +42,11 @@ class Weights {
 
   // The stage that must be in use while a weight is; nullopt for weights that are always in memory.
   virtual std::optional<StageIndex> streamed_stage(const ggml_tensor* weight) const = 0;
+
+  // Whether the stage is read from disk each time; else it stays in memory, and several of them may
+  // be in use at once. Changes with residency_version() only. Thread-safe.
+  virtual bool is_streamed(StageIndex) const { return false; }
+  virtual std::uint64_t residency_version() const { return 0; }
 
   // Waits until the stage's weights are in memory and sets its tensors' data. Fails with io,
   // unavailable or deadline_exceeded.
