@@ -133,8 +133,10 @@ constexpr Bytes kSlotStep = SlotMemory::kAlignment;
 
 // Slots are memory that the system cannot take back, unlike resident weights: they stay small
 // against the device's memory, whatever they might gain.
-constexpr Bytes kAlwaysAllowed = 48 * kMiB;
-constexpr Bytes kPartOfBudget = 32;
+Bytes most_slot_bytes(Bytes budget) {
+  constexpr Bytes kSmallDevice = 2 * kGiB;
+  return budget < kSmallDevice ? 48 * kMiB : budget / 16;
+}
 
 // Reads in flight hold their slots' memory but are no bytes yet: this long is a read under way.
 constexpr double kReadSeconds = 0.004;
@@ -190,7 +192,7 @@ Result<StreamSchedule> fastest_schedule(std::span<const Bytes> stage_bytes, Byte
   double shortest = std::numeric_limits<double>::infinity();
   for (const Bytes largest : sizes.distinct) {
     const Bytes least = smallest_slot_bytes(largest);
-    const Bytes most = std::max({least, kAlwaysAllowed, budget / kPartOfBudget});
+    const Bytes most = std::max(least, most_slot_bytes(budget));
     // Steps of an eighth find the best within a few percent.
     for (Bytes slots = least; slots <= most; slots += align_up(slots / 8, kSlotStep)) {
       auto schedule = streaming_of(sizes, budget, largest, slots);
