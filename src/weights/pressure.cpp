@@ -12,6 +12,10 @@ namespace {
 // of that; a sample costs some ten microseconds.
 constexpr Duration kSampleInterval = std::chrono::milliseconds(250);
 
+// Where this many reserves more than one are left to others, their stalls have other reasons than
+// our weights.
+constexpr Bytes kTight = 3;
+
 }  // namespace
 
 std::optional<Bytes> ResidencyPolicy::decide(const MemorySample& sample, Instant now) {
@@ -19,7 +23,9 @@ std::optional<Bytes> ResidencyPolicy::decide(const MemorySample& sample, Instant
   const MemorySample before = std::exchange(before_, sample).value_or(sample);
 
   Bytes give_up = sample.available < claimed ? claimed - sample.available : 0;
-  if (sample.stalled - before.stalled > rules_.stall_limit) {
+  // The system counts everybody's stalls, also those of a group at a limit of its own.
+  const bool is_tight = sample.available < claimed + kTight * rules_.reserve;
+  if (is_tight && sample.stalled - before.stalled > rules_.stall_limit) {
     give_up = std::max(give_up, rules_.step);
   }
   give_up = std::max(give_up, sample.lost - before.lost);
