@@ -308,6 +308,10 @@ def run_ring(options, rounds, folder):
     finally:
         for device in devices:
             device.close()
+        if options.logs:
+            options.logs.mkdir(exist_ok=True)
+            for log in folder.glob("*.log"):
+                (options.logs / f"k{rounds}-{log.name}").write_bytes(log.read_bytes())
     return report
 
 
@@ -370,6 +374,7 @@ def main():
     several.add_argument("--rounds", type=listed(int), default=[1, 2, 4, 8])
     several.add_argument("--windows", type=windows_by_rounds, required=True)
     several.add_argument("--port", type=int, default=47110)
+    several.add_argument("--logs", type=pathlib.Path, help="a folder to keep what devices say")
     several.add_argument("--prima-options", type=str.split, default=[])
     options = parser.parse_args()
     results = one(options) if options.kind == "one" else ring(options)

@@ -123,7 +123,7 @@ void add_store(CLI::App& model, int& exit_code) {
   command->add_option("file", flags->file, "A .gguf file; of a split model, its first part")
       ->required();
   command->add_option("--store-size", flags->processor.store_size,
-                      "What the copies of all models may take (while 5 % of the disk stay free)");
+                      "What the copies of all models may take (while 4 GiB of the disk stay free)");
   command->add_flag("--remove", flags->remove, "Remove this model's copy instead");
   command->callback([flags, &exit_code] {
     const Result<int> result = store(*flags);

@@ -1,5 +1,6 @@
 #include "cli/processor_options.h"
 
+#include <algorithm>
 #include <cstdlib>
 
 #include <CLI/CLI.hpp>
@@ -29,7 +30,7 @@ void add_store_options(CLI::App& command, ProcessorOptions& options) {
       "No copy of the weights on this device's disk, laid out as its processor computes fastest");
   auto* store_size = command.add_option(
       "--store-size", options.store_size,
-      "What the copies of all models may take (while 5 % of the disk stay free)");
+      "What the copies of all models may take (while 4 GiB of the disk stay free)");
   for (auto* option : {no_store, store_size}) option->group("This device");
 }
 
@@ -67,6 +68,7 @@ std::optional<std::filesystem::path> layer_store_folder() {
 
 Result<weights::LayerStoreOptions> store_options(const ProcessorOptions& options) {
   constexpr std::uintmax_t kPartKeptFree = 20;
+  constexpr std::uintmax_t kMostKeptFree = 4 * kGiB;
   weights::LayerStoreOptions store;
   if (!options.store_size.empty()) {
     PRIMA_ASSIGN_OR_RETURN(store.quota, size_of("--store-size", options.store_size));
@@ -76,7 +78,7 @@ Result<weights::LayerStoreOptions> store_options(const ProcessorOptions& options
   store.root = *folder;
   std::error_code error;
   const auto space = std::filesystem::space("/", error);
-  if (!error) store.keep_free = space.capacity / kPartKeptFree;
+  if (!error) store.keep_free = std::min(space.capacity / kPartKeptFree, kMostKeptFree);
   return store;
 }
 

@@ -8,9 +8,11 @@
 namespace prima::weights {
 namespace {
 
-// Enough for a disk to get up to speed and for a throttled one to show its rate.
-constexpr Bytes kMostBytes = 128 * kMiB;
-constexpr Duration kLongest = std::chrono::milliseconds(250);
+// At first a disk gets up to speed, and a throttled one (a virtual machine's, a control group's)
+// delivers what it has saved up; this long is not counted.
+constexpr Duration kNotCounted = std::chrono::milliseconds(200);
+constexpr Duration kCounted = std::chrono::milliseconds(300);
+constexpr Bytes kMostBytes = kGiB;
 
 // A disk that does not answer at all is found out by the streamer, with a message.
 constexpr Duration kPatience = std::chrono::seconds(2);
@@ -45,11 +47,13 @@ double measure_read_speed(Reader& reader, std::span<const StageLayout> stages, B
   std::size_t in_flight = 0;
   Bytes bytes = 0;
   bool sound = true;
-  const Instant start = clock.now();
-  Instant last = start;
+  const Instant begun = clock.now();
+  Instant start = begun;
+  Instant last = begun;
   std::vector<ReadCompletion> completions;
   while (true) {
-    const bool more = sound && next < requests.size() && clock.now() - start < kLongest;
+    const bool more =
+        sound && next < requests.size() && clock.now() - begun < kNotCounted + kCounted;
     while (more && next < requests.size() && !free_places.empty()) {
       ReadRequest& request = requests[next];
       request.buffer = memory->data() + free_places.back() * place;
@@ -67,8 +71,12 @@ double measure_read_speed(Reader& reader, std::span<const StageLayout> stages, B
       --in_flight;
       free_places.push_back(completion.tag & 0xFFFF);
       sound = sound && completion.status.has_value();
-      bytes += requests[completion.tag >> 16].size;
       last = clock.now();
+      if (last - begun < kNotCounted) {
+        start = last;
+      } else {
+        bytes += requests[completion.tag >> 16].size;
+      }
     }
   }
   if (!sound || last <= start) return 0;

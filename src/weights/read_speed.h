@@ -13,7 +13,7 @@
 
 namespace prima::weights {
 
-// Bytes per second; 0 where reading failed. Takes a quarter of a second at most, and as much memory
+// Bytes per second; 0 where reading failed. Takes half a second, and as much memory
 // as the reader's queue of chunks. REQUIRES: nothing is in flight in the reader.
 double measure_read_speed(Reader& reader, std::span<const StageLayout> stages, Bytes chunk,
                           const Clock& clock);
