@@ -101,11 +101,11 @@ for worker in $WORKERS; do
   "$prima" join -m "$model" --name "$worker" </dev/null >"$logs/$worker" 2>&1 &
   pids+=($!)
 done
-say "  \$ prima run -m $name --workers 2 -p \"$question\""
+say "  \$ prima run -m $name --workers 2 --rounds 1 -p \"$question\""
 say ""
 
 # In the background, so that a signal to this script is acted on at once.
-"$prima" run -m "$model" --workers 2 -p "$question" -n 100 --temp 0 --json "$logs/report.json" &
+"$prima" run -m "$model" --workers 2 --rounds 1 -p "$question" -n 100 --temp 0 --json "$logs/report.json" &
 pids+=($!)
 status=0
 wait $! || status=$?

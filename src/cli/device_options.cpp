@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 
 #include "base/units.h"
+#include "cli/planning.h"
 #include "cli/progress_line.h"
 
 namespace prima::cli {
@@ -27,6 +28,11 @@ Status bad(std::string what, std::string remedy) {
   return fail(ErrorCode::invalid_argument, std::move(what), std::move(remedy));
 }
 
+// Who runs what is said, not planned.
+bool is_by_hand(const DeviceOptions& options) {
+  return !options.windows.empty() || options.rounds || options.private_layers > 0;
+}
+
 std::uint32_t worker_count(const DeviceOptions& options) {
   if (options.workers) return static_cast<std::uint32_t>(*options.workers);
   return options.windows.empty() ? 0 : static_cast<std::uint32_t>(options.windows.size() - 1);
@@ -34,19 +40,33 @@ std::uint32_t worker_count(const DeviceOptions& options) {
 
 }  // namespace
 
-void add_device_options(CLI::App& command, DeviceOptions& options) {
+void add_joining_options(CLI::App& command, DeviceOptions& options) {
   add_processor_options(command, options.processor);
   auto* kv = command.add_option("--kv-type", options.kv_type,
                                 "Keys and values are kept as f16 or, in half the memory, q8_0");
   auto* workers = command.add_option("--workers", options.workers,
-                                     "Wait for this many devices that run \"prima join\"");
+                                     "Wait for this many devices that run \"prima join\" (those "
+                                     "that are there); 0: this device alone");
+  auto* port = command.add_option("--port", options.port,
+                                  "Where workers join, for those told with --head (any free one)");
+  port->check(CLI::Range(1, 65535));
+  kv->capture_default_str();
+  for (auto* option : {kv, workers, port}) option->group("Devices");
+}
+
+void add_device_options(CLI::App& command, DeviceOptions& options) {
+  add_joining_options(command, options);
   auto* windows = command.add_option("--windows", options.windows,
                                      "Layers of each device in a round, this one first, such as "
                                      "4,4,14; 0 leaves a device out. If they are all the model's "
-                                     "layers, they are dealt over the rounds (an even split)");
+                                     "layers, they are dealt over the rounds (what the planner "
+                                     "chooses)");
   windows->delimiter(',');
   auto* rounds = command.add_option("--rounds", options.rounds,
-                                    "Rounds a token makes; the windows repeat in each");
+                                    "Rounds a token makes; the windows repeat in each, or an even "
+                                    "split does (what the planner chooses)");
+  auto* plan = command.add_option("--plan", options.plan_file,
+                                  "Run this plan, as prima plan --json wrote it");
   auto* private_layers =
       command.add_option("--private-layers", options.private_layers,
                          "The first and last so many layers stay on this device, and with them the "
@@ -55,18 +75,19 @@ void add_device_options(CLI::App& command, DeviceOptions& options) {
   auto* link_type = command.add_option("--link-type", options.link_type,
                                        "Hidden states travel as f32, f16 or q8_0");
   link_type->check(CLI::IsMember({"f32", "f16", "q8_0"}));
-  auto* port = command.add_option("--port", options.port,
-                                  "Where workers join, for those told with --head (any free one)");
-  port->check(CLI::Range(1, 65535));
   auto* key_file =
       command.add_option("--key-file", options.key_file, "Cluster key, if not the user's own");
   key_file->type_name("FILE");
-  for (auto* option : {kv, rounds, private_layers, link_type}) {
+  for (auto* option : {private_layers, link_type}) {
     option->capture_default_str();
   }
-  for (auto* option : {kv, workers, windows, rounds, private_layers, link_type, port, key_file}) {
+  for (auto* option : {windows, rounds, plan, private_layers, link_type, key_file}) {
     option->group("Devices");
   }
+}
+
+ggml_type kv_type_of(const DeviceOptions& options) {
+  return options.kv_type == "q8_0" ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
 }
 
 Status check(const DeviceOptions& options) {
@@ -79,8 +100,12 @@ Status check(const DeviceOptions& options) {
     return bad("--workers " + std::to_string(*options.workers) + " cannot be",
                "Give 0 to " + std::to_string(kMaxWorkers));
   }
-  if (options.rounds < 1 || options.rounds > kMaxRounds) {
-    return bad("--rounds " + std::to_string(options.rounds) + " cannot be",
+  if (options.plan_file && is_by_hand(options)) {
+    return bad("--plan says who runs what, and so do --windows, --rounds and --private-layers",
+               "Give one or the other");
+  }
+  if (options.rounds && (*options.rounds < 1 || *options.rounds > kMaxRounds)) {
+    return bad("--rounds " + std::to_string(*options.rounds) + " cannot be",
                "Give 1 to " + std::to_string(kMaxRounds));
   }
   for (const std::int64_t window : options.windows) {
@@ -118,7 +143,11 @@ ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx
   ring::RingOptions ring;
   ring.n_workers = worker_count(options);
   ring.windows.assign(options.windows.begin(), options.windows.end());
-  ring.rounds = static_cast<std::uint32_t>(options.rounds);
+  ring.rounds = static_cast<std::uint32_t>(options.rounds.value_or(1));
+  if (!is_by_hand(options)) {
+    ring.make_planning = make_planner(options, n_ctx);
+    if (options.workers == 0) ring.gather_time = {};
+  }
   ring.private_layers = options.private_layers;
   ring.link_type = options.link_type == "f16"    ? GGML_TYPE_F16
                    : options.link_type == "q8_0" ? GGML_TYPE_Q8_0
@@ -127,7 +156,7 @@ ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx
   ring.key_file = options.key_file;
   ring.executor.n_ctx = n_ctx;
   ring.executor.max_tokens = std::min(kStepTokens, n_ctx);
-  ring.executor.kv_type = options.kv_type == "q8_0" ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
+  ring.executor.kv_type = kv_type_of(options);
   static_cast<void>(apply(options.processor, ring.executor));  // check() has seen it succeed
   return ring;
 }
@@ -137,8 +166,8 @@ std::string describe(const ring::FormationProgress& progress) {
   switch (progress.stage) {
     case Stage::waiting_for_workers: {
       std::string text =
-          "Waiting for workers (prima join): " + std::to_string(progress.workers_joined) + " of " +
-          std::to_string(progress.workers_wanted);
+          "Waiting for workers (prima join): " + std::to_string(progress.workers_joined);
+      if (progress.workers_wanted > 0) text += " of " + std::to_string(progress.workers_wanted);
       const char* separator = ": ";
       for (const ring::DeviceDescription& device : progress.devices) {
         if (device.address.empty()) continue;  // this device
@@ -146,6 +175,8 @@ std::string describe(const ring::FormationProgress& progress) {
       }
       return text;
     }
+    case Stage::profiling: return "The devices measure themselves, once";
+    case Stage::measuring_links: return "Measuring the links, once";
     case Stage::loading:
       return "Loading " + format_bytes(progress.loaded) + " of " + format_bytes(progress.to_load);
     case Stage::linking: return "Linking the devices";

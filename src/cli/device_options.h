@@ -26,7 +26,8 @@ struct DeviceOptions {
   std::string kv_type = "f16";
   std::optional<std::int64_t> workers;
   std::vector<std::int64_t> windows;
-  std::int64_t rounds = 1;
+  std::optional<std::int64_t> rounds;  // without it and `windows`, the planner decides
+  std::optional<std::filesystem::path> plan_file;
   std::uint32_t private_layers = 0;
   std::string link_type = "f32";
   std::uint16_t port = 0;
@@ -34,6 +35,11 @@ struct DeviceOptions {
 };
 
 void add_device_options(CLI::App& command, DeviceOptions& options);
+
+// Only those that say which devices there are and what of this one may be used.
+void add_joining_options(CLI::App& command, DeviceOptions& options);
+
+ggml_type kv_type_of(const DeviceOptions& options);
 
 // What needs no model to be found wrong, the processor options too. Fails with invalid_argument.
 Status check(const DeviceOptions& options);

@@ -16,9 +16,11 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "cli/device_profile.h"
 #include "cli/exit_code.h"
 #include "cli/processor_options.h"
 #include "cli/progress_line.h"
+#include "profile/device_profile_json.h"
 #include "ring/model_library.h"
 #include "ring/worker.h"
 #include "transport/cluster_key.h"
@@ -223,7 +225,20 @@ Result<int> join(const JoinOptions& options) {
         executor.repack = assignment.repack;
         PRIMA_RETURN_IF_ERROR(apply(options.processor, executor));
         executor.show_store = show_store_progress;
+        ring::apply(assignment.share, executor);
         return compute::Executor::create(*model, executor, progress);
+      },
+      .profile = [&](const ring::ProfileRequest& request,
+                     const std::function<bool()>& go_on) -> Result<std::string> {
+        PRIMA_ASSIGN_OR_RETURN(model, library.find(request.model_identity, request.model_name));
+        PRIMA_ASSIGN_OR_RETURN(const auto result,
+                               profile_this_device(*model,
+                                                   {.processor = options.processor,
+                                                    .device_name = options.name,
+                                                    .kv_type = request.kv_type,
+                                                    .is_head = false},
+                                                   go_on));
+        return profile::to_json(result.profile);
       },
       .on_status = [&](const ring::WorkerStatus& status) { line.show(status); }};
   PRIMA_ASSIGN_OR_RETURN(const auto worker,

@@ -11,12 +11,13 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/atomic_file.h"
+#include "cli/device_profile.h"
 #include "cli/exit_code.h"
+#include "cli/planning.h"
 #include "model/model_file.h"
 #include "plan/cluster_file.h"
 #include "plan/explain.h"
 #include "plan/halda.h"
-#include "plan/model_shape_of.h"
 #include "plan/named_shapes.h"
 #include "plan/plan_drawing.h"
 #include "plan/plan_json.h"
@@ -25,18 +26,24 @@ namespace prima::cli {
 namespace {
 
 constexpr const char* kFooter =
-    "The cluster is described in a file (docs/cluster-file.md; examples in docs/clusters/), the\n"
-    "model by its file or by name. Nothing is run.\n"
+    "For the devices that have joined (prima join), as they were measured; or for a cluster that "
+    "is\n"
+    "described in a file (docs/cluster-file.md; examples in docs/clusters/), and then a model may "
+    "be\n"
+    "given by name. Nothing is run.\n"
     "\n"
     "Examples:\n"
+    "  prima plan -m model.gguf\n"
     "  prima plan --cluster docs/clusters/paper-d1-d4.toml --shape llama-70b-q4_k\n"
     "  prima plan --cluster home.toml -m model.gguf --objective tpot --svg plan.svg\n"
-    "  prima plan --cluster home.toml -m model.gguf --json > plan.json\n";
+    "  prima plan -m model.gguf --json > plan.json    and then: prima run -m model.gguf --plan "
+    "plan.json\n";
 
 constexpr std::uint32_t kDefaultContext = 4096;
 
 struct PlanOptions {
-  std::string cluster;
+  std::optional<std::string> cluster;
+  DeviceOptions devices;  // those that join
   std::optional<std::string> model;
   std::optional<std::string> shape;
   std::string objective = "answer";
@@ -86,16 +93,31 @@ Result<plan::Request> request_of(const PlanOptions& options) {
 }
 
 Result<plan::ModelShape> shape_of(const PlanOptions& options) {
+  if (!options.cluster && !options.model) {
+    return fail(ErrorCode::invalid_argument, "devices are measured with a model's file",
+                "Give it with -m, or describe the devices with --cluster");
+  }
   if (options.model.has_value() == options.shape.has_value()) {
     return fail(ErrorCode::invalid_argument, "no model is named",
                 "Give its file with -m, or its name with --shape, such as llama-70b-q4_k");
   }
   if (options.shape) return plan::named_shape(*options.shape);
   PRIMA_ASSIGN_OR_RETURN(const auto model, model::ModelFile::open(*options.model));
-  return plan::shape_of(model);
+  return planned_shape(model, kv_type_of(options.devices));
+}
+
+Result<OfferedCluster> cluster_for(const PlanOptions& options, const plan::ModelShape& shape,
+                                   std::uint32_t n_ctx) {
+  if (options.cluster) {
+    PRIMA_ASSIGN_OR_RETURN(plan::Cluster cluster, plan::read_cluster_file(*options.cluster, shape));
+    return OfferedCluster{std::move(cluster), {}, {}};
+  }
+  PRIMA_ASSIGN_OR_RETURN(const auto model, model::ModelFile::open(*options.model));
+  return joined_cluster(model, options.devices, n_ctx);
 }
 
 Status run(const PlanOptions& options) {
+  PRIMA_RETURN_IF_ERROR(check(options.devices));
   PRIMA_ASSIGN_OR_RETURN(plan::Request request, request_of(options));
   if (options.svg) PRIMA_RETURN_IF_ERROR(check_writable(*options.svg));
   PRIMA_ASSIGN_OR_RETURN(const plan::ModelShape shape, shape_of(options));
@@ -103,10 +125,11 @@ Status run(const PlanOptions& options) {
     request.n_ctx =
         shape.n_ctx_train > 0 ? std::min(kDefaultContext, shape.n_ctx_train) : kDefaultContext;
   }
-  PRIMA_ASSIGN_OR_RETURN(const plan::Cluster cluster,
-                         plan::read_cluster_file(options.cluster, shape));
+  PRIMA_ASSIGN_OR_RETURN(const OfferedCluster joined, cluster_for(options, shape, request.n_ctx));
+  const plan::Cluster& cluster = joined.cluster;
   PRIMA_ASSIGN_OR_RETURN(plan::Plan plan, plan::make_plan(cluster, shape, request));
   PRIMA_ASSIGN_OR_RETURN(plan.left_out, plan::left_out_of(plan, cluster, shape));
+  plan.left_out.insert(plan.left_out.end(), joined.unplanned.begin(), joined.unplanned.end());
   if (options.svg) PRIMA_RETURN_IF_ERROR(write_atomically(*options.svg, plan::plan_svg(plan)));
   if (options.json) {
     std::fputs(plan::plan_to_json(plan).c_str(), stdout);
@@ -125,8 +148,9 @@ void add_plan_command(CLI::App& app, int& exit_code) {
       "plan", "Say how a cluster would run a model: who runs what, how fast, and why");
   command->footer(kFooter);
   const auto options = std::make_shared<PlanOptions>();
-  command->add_option("--cluster", options->cluster, "The cluster's description, a TOML file")
-      ->required();
+  command->add_option("--cluster", options->cluster,
+                      "The cluster's description, a TOML file; without it the devices that join");
+  add_joining_options(*command, options->devices);
   command->add_option("-m,--model", options->model, "The model, a GGUF file");
   command->add_option("--shape", options->shape,
                       "The model by name: llama-8b-q4_k ... llama-70b-q4_k, qwen2.5-32b-q4_k, ...");

@@ -154,13 +154,19 @@ DevicePlan device_plan(const Problem& problem, const Decision& decision, std::si
   plan.runs_output = position == 0;
   plan.output_gpu = share.output_gpu;
   plan.budget_bytes = problem.budget[share.device];
+  plan.compute_buffer_bytes = problem.buffers[share.device];
+  for (const profile::GpuProfile& gpu : problem.cluster.devices[share.device].gpus) {
+    plan.gpu_names.push_back(gpu.name);
+  }
   plan.resident_bytes = layout.resident_bytes;
   plan.kv_bytes = layout.kv_bytes;
   plan.slot_bytes = layout.slot_bytes;
   plan.streamed_bytes = layout.streamed_bytes;
   for (const Segment& segment : layout.segments) {
     if (!segment.streamed) continue;
-    plan.read_bytes_per_token += segment.dense_bytes + segment.expert_bytes * expert_ratio;
+    const bool whole = !problem.classes[segment.layer_class].stages.empty();
+    plan.read_bytes_per_token +=
+        segment.dense_bytes + segment.expert_bytes * (whole ? 1 : expert_ratio);
   }
   plan.vram_bytes = std::move(layout.vram_bytes);
   plan.vram_budget_bytes = problem.vram_budget[share.device];

@@ -3,8 +3,13 @@
 #include <algorithm>
 #include <cassert>
 
+#include "weights/stream_schedule.h"
+
 namespace prima::plan {
 namespace {
+
+// Rows of the embedding that a head may keep in memory (weights/streamed_weights.cpp).
+constexpr Bytes kEmbeddingRows = 4 * kMiB;
 
 // The GPU on which the i-th layer of a window runs, or -1.
 int gpu_of(const Window& window, std::uint32_t i) {
@@ -111,7 +116,8 @@ class DeviceBuilder {
     if (!fits_gpus() || !split()) return std::nullopt;
     for (std::uint32_t round = 0; round < rounds_; ++round) add_window(round);
     if (is_head_) add_output();
-    layout_.resident_bytes += cpu_dense_ + cpu_experts_ - layout_.streamed_bytes;
+    const Bytes weights = cpu_dense_ + cpu_experts_;  // stages are whole blocks, a little more
+    layout_.resident_bytes += weights - std::min(weights, layout_.streamed_bytes);
     return std::move(layout_);
   }
 
@@ -126,6 +132,7 @@ class DeviceBuilder {
         count(round, layer, gpu_of(window, i));
       }
     }
+    // The output layer is last in the order of use.
     if (is_head_) count(0, problem_.classes.back(), share_.output_gpu);
   }
 
@@ -134,6 +141,7 @@ class DeviceBuilder {
       layout_.vram_bytes[gpu] += layer.weights() + layer.kv;
       if (unified()) layout_.resident_bytes += layer.weights();
     } else {
+      stages_.insert(stages_.end(), layer.stages.begin(), layer.stages.end());
       cpu_dense_ += layer.dense;
       cpu_experts_ += layer.experts;
       dense_bytes_[round] += static_cast<double>(layer.dense);
@@ -162,11 +170,26 @@ class DeviceBuilder {
     if (slots < problem_.min_slots || fixed + slots > budget) return false;
     if (problem_.cluster.devices[share_.device].disk_read_bytes_per_second <= 0) return false;
     layout_.slot_bytes = slots;
+    streams_ = true;
+    if (!stages_.empty()) return schedule_stages(budget - fixed);
     const Bytes overflow = fixed + weights + slots - budget;
     const Bytes from_experts = std::min(overflow, cpu_experts_);
-    streams_ = true;
     experts_ = spread_over_windows(static_cast<double>(from_experts), expert_bytes_);
     dense_ = spread_over_windows(static_cast<double>(overflow - from_experts), dense_bytes_);
+    return true;
+  }
+
+  // Rule 4. `budget`: for weights and slots.
+  bool schedule_stages(Bytes budget) {
+    Bytes staged = 0;
+    for (const Bytes stage : stages_) staged += stage;
+    const Bytes weights = cpu_dense_ + cpu_experts_;
+    Bytes always = weights > staged ? weights - staged : 0;  // norms and biases
+    if (is_head_) always += kEmbeddingRows;
+    if (always >= budget) return false;
+    auto schedule = weights::schedule_streaming(stages_, budget - always, share_.slot_bytes);
+    if (!schedule) return false;
+    stage_is_streamed_ = std::move(schedule->streamed);
     return true;
   }
 
@@ -190,6 +213,10 @@ class DeviceBuilder {
     }
     const ClassBytes& layer = problem_.classes[layer_class];
     resident_open_ = false;
+    if (!layer.stages.empty()) {
+      add_stages(visit, layer_class, layer.stages);
+      return;
+    }
     add_pieces(visit, layer_class, layer.dense, false);
     add_pieces(visit, layer_class, layer.experts, true);
   }
@@ -225,6 +252,16 @@ class DeviceBuilder {
     }
   }
 
+  void add_stages(std::uint32_t visit, std::uint16_t layer_class,
+                  const std::vector<Bytes>& stages) {
+    for (const Bytes stage : stages) {
+      const bool streamed = streams_ && stage_is_streamed_[next_stage_];
+      ++next_stage_;
+      segment_for(visit, layer_class, streamed).dense_bytes += static_cast<double>(stage);
+      if (streamed) layout_.streamed_bytes += stage;
+    }
+  }
+
   // Resident pieces of a layer that follow each other are one segment.
   Segment& segment_for(std::uint32_t visit, std::uint16_t layer_class, bool streamed) {
     if (!streamed && resident_open_) return layout_.segments.back();
@@ -246,6 +283,9 @@ class DeviceBuilder {
   std::vector<double> dense_bytes_;  // on the CPU, by window
   std::vector<double> expert_bytes_;
   bool streams_ = false;
+  std::vector<Bytes> stages_;  // on the CPU, in order of use, where the model's are known
+  std::vector<bool> stage_is_streamed_;
+  std::size_t next_stage_ = 0;
   std::vector<EvenSpread> dense_;  // by window
   std::vector<EvenSpread> experts_;
   bool resident_open_ = false;  // the last segment takes more resident pieces of this layer

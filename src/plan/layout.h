@@ -10,6 +10,9 @@
 //     before others' (fewest bytes per token), spread evenly over the cycle. A cache smaller than a
 //     cyclic scan is best used by a fixed set (DESIGN.md section 1).
 //  3. Layers on a GPU are never streamed.
+//  4. Where the model's stages are known, the device itself decides which are streamed, and the
+//  plan
+//     asks the same function (weights/stream_schedule.h).
 //
 // Value types; thread-compatible.
 #pragma once

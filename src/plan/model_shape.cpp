@@ -36,6 +36,12 @@ Status validate(const ModelShape& shape) {
   return {};
 }
 
+std::vector<std::vector<std::uint32_t>> layers_by_class(const ModelShape& shape) {
+  std::vector<std::vector<std::uint32_t>> layers(shape.classes.size());
+  for (std::uint32_t i = 0; i < shape.layers.size(); ++i) layers[shape.layers[i]].push_back(i);
+  return layers;
+}
+
 Bytes weight_bytes(const LayerClass& layer) {
   return layer.dense_bytes + layer.expert_bytes * layer.n_expert;
 }

@@ -24,7 +24,10 @@ struct LayerClass {
   std::uint32_t n_expert = 0;
   std::uint32_t n_expert_used = 0;
   Bytes kv_bytes_per_token = 0;
-  std::uint32_t window_tokens = 0;      // of a sliding window; 0: the whole context
+  std::uint32_t window_tokens = 0;  // of a sliding window; 0: the whole context
+  // What is streamed as one, in order of use, in whole blocks of a file; empty: cut into pieces of
+  // ModelShape::piece_bytes.
+  std::vector<Bytes> stages{};
   std::uint64_t active_parameters = 0;  // multiplied for each token; for layer times from ratings
 };
 
@@ -33,6 +36,7 @@ struct ModelShape {
   std::vector<LayerClass> classes;
   std::vector<std::uint16_t> layers;  // class of each layer, in order
   Bytes output_bytes = 0;             // output norm and matrix
+  std::vector<Bytes> output_stages;   // as LayerClass::stages
   std::uint64_t output_parameters = 0;
   std::uint32_t n_embd = 0;
   std::uint32_t n_ctx_train = 0;  // 0: unknown
@@ -42,6 +46,9 @@ struct ModelShape {
 
 // Fails with invalid_argument, naming the first thing that can't be.
 Status validate(const ModelShape& shape);
+
+// The layers of each class.
+std::vector<std::vector<std::uint32_t>> layers_by_class(const ModelShape& shape);
 
 // Weights of a layer, all experts counted.
 Bytes weight_bytes(const LayerClass& layer);

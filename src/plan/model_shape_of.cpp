@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "weights/weight_layout.h"
+
 namespace prima::plan {
 namespace {
 
@@ -15,6 +17,23 @@ std::uint64_t elements(const TensorInfo& tensor) {
   std::uint64_t product = 1;
   for (const std::int64_t n : tensor.shape) product *= static_cast<std::uint64_t>(n);
   return product;
+}
+
+// As weights/streamed_weights.h makes them: tensors used together, each in whole blocks.
+std::vector<Bytes> stages_of(const ModelFile& file, const weights::WeightRequest& request) {
+  constexpr Bytes kBlock = 4 * kKiB;
+  const weights::WeightLayout layout = weights::gguf_layout(file, request);
+  std::vector<Bytes> stages;
+  const weights::PlacedTensor* previous = nullptr;
+  for (const weights::PlacedTensor& placed : layout.tensors) {
+    if (!weights::is_staged(placed)) continue;
+    const bool joins = previous != nullptr &&
+                       weights::rank_of_use(previous->role) == weights::rank_of_use(placed.role);
+    if (!joins) stages.push_back(0);
+    stages.back() += align_up(placed.bytes.end(), kBlock) - align_down(placed.bytes.offset, kBlock);
+    previous = &placed;
+  }
+  return stages;
 }
 
 bool is_expert(TensorRole role) {
@@ -72,7 +91,9 @@ ModelShape shape_of(const ModelFile& file, double kv_bytes_per_element) {
     const auto known = std::find_if(shape.classes.begin(), shape.classes.end(),
                                     [&](const LayerClass& other) { return same(layer, other); });
     shape.layers.push_back(static_cast<std::uint16_t>(known - shape.classes.begin()));
-    if (known == shape.classes.end()) shape.classes.push_back(std::move(layer));
+    if (known != shape.classes.end()) continue;
+    layer.stages = stages_of(file, {.layers = {static_cast<int>(i)}});
+    shape.classes.push_back(std::move(layer));
   }
   const TensorInfo* output = file.find(TensorRole::output);
   if (output == nullptr) output = file.find(TensorRole::token_embedding);  // tied
@@ -83,6 +104,7 @@ ModelShape shape_of(const ModelFile& file, double kv_bytes_per_element) {
   if (const TensorInfo* norm = file.find(TensorRole::output_norm)) {
     shape.output_bytes += norm->bytes.size;
   }
+  shape.output_stages = stages_of(file, {.layers = {}, .output = true});
   const std::uint32_t n_ff = std::max(model.n_ff, model.n_ff_expert * model.n_expert_used);
   shape.buffer_bytes = default_buffer_bytes(model.n_embd, n_ff, model.n_vocab);
   return shape;

@@ -85,6 +85,7 @@ struct DevicePlan {
 
   // Memory, in bytes that the budget counts. Resident includes layers on GPUs of unified memory.
   Bytes budget_bytes = 0;  // available, less reserve and buffers
+  Bytes compute_buffer_bytes = 0;
   Bytes resident_bytes = 0;
   Bytes kv_bytes = 0;
   Bytes slot_bytes = 0;
@@ -92,6 +93,7 @@ struct DevicePlan {
   double read_bytes_per_token = 0;  // of them, expected per token
   std::vector<Bytes> vram_bytes;    // per GPU: weights and KV cache
   std::vector<Bytes> vram_budget_bytes;
+  std::vector<std::string> gpu_names;
 
   LinkFormat link_format = LinkFormat::f32;  // to the next device
   TimeShares time;

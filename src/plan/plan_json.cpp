@@ -35,6 +35,7 @@ Json device_json(const DevicePlan& device) {
           {"runs_output", device.runs_output},
           {"output_gpu", device.output_gpu},
           {"budget_bytes", device.budget_bytes},
+          {"compute_buffer_bytes", device.compute_buffer_bytes},
           {"resident_bytes", device.resident_bytes},
           {"kv_bytes", device.kv_bytes},
           {"slot_bytes", device.slot_bytes},
@@ -42,6 +43,7 @@ Json device_json(const DevicePlan& device) {
           {"read_bytes_per_token", device.read_bytes_per_token},
           {"vram_bytes", device.vram_bytes},
           {"vram_budget_bytes", device.vram_budget_bytes},
+          {"gpu_names", device.gpu_names},
           {"link_format", plan::to_string(device.link_format)},
           {"compute_seconds", device.time.compute_seconds},
           {"disk_wait_seconds", device.time.disk_wait_seconds},
@@ -61,6 +63,7 @@ DevicePlan device_from(const Json& json) {
   device.runs_output = json.at("runs_output").get<bool>();
   device.output_gpu = json.at("output_gpu").get<int>();
   device.budget_bytes = json.at("budget_bytes").get<Bytes>();
+  device.compute_buffer_bytes = json.at("compute_buffer_bytes").get<Bytes>();
   device.resident_bytes = json.at("resident_bytes").get<Bytes>();
   device.kv_bytes = json.at("kv_bytes").get<Bytes>();
   device.slot_bytes = json.at("slot_bytes").get<Bytes>();
@@ -68,6 +71,7 @@ DevicePlan device_from(const Json& json) {
   device.read_bytes_per_token = json.at("read_bytes_per_token").get<double>();
   device.vram_bytes = json.at("vram_bytes").get<std::vector<Bytes>>();
   device.vram_budget_bytes = json.at("vram_budget_bytes").get<std::vector<Bytes>>();
+  device.gpu_names = json.at("gpu_names").get<std::vector<std::string>>();
   const auto format = json.at("link_format").get<std::string>();
   for (const LinkFormat known : {LinkFormat::f32, LinkFormat::f16, LinkFormat::q8_0}) {
     if (format == plan::to_string(known)) device.link_format = known;
@@ -107,6 +111,10 @@ std::string fault_of(const Plan& plan) {
       if (window.first_layer != next || window.n_layers > plan.n_layer - next) {
         return device.name + "'s window of round " + std::to_string(round + 1) +
                " does not follow the one before it";
+      }
+      if (window.gpu_layers.size() != device.gpu_names.size()) {
+        return device.name + " has " + std::to_string(device.gpu_names.size()) +
+               " GPUs, but layers for " + std::to_string(window.gpu_layers.size());
       }
       std::uint32_t on_gpus = 0;
       for (const std::uint32_t layers : window.gpu_layers) {

@@ -2,8 +2,8 @@
 //
 // Format, version 1: an object with "version", "model", "n_layer", "rounds", "n_ctx", "devices" (in
 // ring order: "name", "windows" [[first layer, layers, [layers by GPU]], one for each round],
-// "output_gpu", "slot_bytes", "link_format", memory figures) and "predicted". Reading checks that
-// the windows are consecutive and cover every layer once.
+// "output_gpu", "gpu_names", "slot_bytes", "link_format", memory figures) and "predicted". Reading
+// checks that the windows are consecutive and cover every layer once.
 #pragma once
 
 #include <string>

@@ -61,7 +61,7 @@ Status validate_layers(const std::string& where, const std::vector<LayerTimes>& 
   return {};
 }
 
-Status validate(const DeviceProfile& device, const ModelShape& shape) {
+Status validate(const DeviceProfile& device, bool is_head, const ModelShape& shape) {
   const std::string where = "device " + device.name;
   if (device.memory_available_bytes == 0) {
     return fail(ErrorCode::invalid_argument, where + " has no memory available",
@@ -73,7 +73,11 @@ Status validate(const DeviceProfile& device, const ModelShape& shape) {
                 "Use 0 for a disk that nothing can be streamed from");
   }
   PRIMA_RETURN_IF_ERROR(validate_layers(where + "'s CPU", device.cpu_layers, shape));
-  if (shape.output_bytes > 0 && !is_time_table(device.cpu_output_seconds)) {
+  if (!device.cpu_budgeted_layers.empty()) {
+    PRIMA_RETURN_IF_ERROR(
+        validate_layers(where + "'s CPU within a budget", device.cpu_budgeted_layers, shape));
+  }
+  if (is_head && shape.output_bytes > 0 && !is_time_table(device.cpu_output_seconds)) {
     return fail(ErrorCode::invalid_argument,
                 where + ": the output layer's times are not positive and rising with tokens",
                 "Profile the device again");
@@ -132,6 +136,17 @@ StepCosts step_costs(const Cluster& cluster, const ModelShape& shape, double tok
     StepCosts::Device& mine = costs.devices.emplace_back();
     mine.cpu_seconds = backend_seconds(device.cpu_layers, device.cpu_output_seconds, tokens,
                                        output_tokens, context_tokens);
+    mine.cpu_budgeted_seconds = mine.cpu_seconds;
+    if (!device.cpu_budgeted_layers.empty()) {
+      mine.cpu_budgeted_seconds =
+          backend_seconds(device.cpu_budgeted_layers, device.cpu_budgeted_output_seconds, tokens,
+                          output_tokens, context_tokens);
+      // The relaxed problem takes the faster for what nothing undercuts; that the budget costs less
+      // than nothing is noise.
+      for (std::size_t i = 0; i < mine.cpu_seconds.size(); ++i) {
+        mine.cpu_budgeted_seconds[i] = std::max(mine.cpu_budgeted_seconds[i], mine.cpu_seconds[i]);
+      }
+    }
     for (const GpuProfile& gpu : device.gpus) {
       auto& seconds = mine.gpu_seconds.emplace_back(
           backend_seconds(gpu.layers, gpu.output_seconds, tokens, output_tokens, context_tokens));
@@ -213,7 +228,8 @@ Status validate(const Cluster& cluster, const ModelShape& shape) {
       return fail(ErrorCode::invalid_argument, "two devices are named " + device.name,
                   "Give each its own name");
     }
-    PRIMA_RETURN_IF_ERROR(validate(device, shape));
+    const bool is_head = &device == &cluster.devices[cluster.head];
+    PRIMA_RETURN_IF_ERROR(validate(device, is_head, shape));
   }
   if (cluster.links.size() != link_count(n)) {
     return fail(
@@ -258,15 +274,17 @@ Result<Problem> make_problem(const Cluster& cluster, const ModelShape& shape,
   PRIMA_RETURN_IF_ERROR(validate(request, shape));
   PRIMA_RETURN_IF_ERROR(validate(cluster, shape));
 
-  Problem problem{cluster, shape, request, {}, {}, {}, 0, 0, {}, {}, {}};
+  Problem problem{cluster, shape, request, {}, {}, {}, {}, 0, 0, {}, {}, {}};
   for (const LayerClass& layer : shape.classes) {
-    problem.classes.push_back(
-        {layer.dense_bytes, layer.expert_bytes * layer.n_expert, kv_bytes(layer, request.n_ctx)});
+    problem.classes.push_back({layer.dense_bytes, layer.expert_bytes * layer.n_expert,
+                               kv_bytes(layer, request.n_ctx), layer.stages});
   }
-  problem.classes.push_back({shape.output_bytes, 0, 0});
+  problem.classes.push_back({shape.output_bytes, 0, 0, shape.output_stages});
   for (const DeviceProfile& device : cluster.devices) {
-    problem.budget.push_back(
-        less(less(device.memory_available_bytes, device.memory_reserve_bytes), shape.buffer_bytes));
+    problem.buffers.push_back(device.compute_buffer_bytes > 0 ? device.compute_buffer_bytes
+                                                              : shape.buffer_bytes);
+    problem.budget.push_back(less(less(device.memory_available_bytes, device.memory_reserve_bytes),
+                                  problem.buffers.back()));
     auto& vram = problem.vram_budget.emplace_back();
     for (const GpuProfile& gpu : device.gpus) {
       vram.push_back(device.unified_memory
@@ -275,7 +293,11 @@ Result<Problem> make_problem(const Cluster& cluster, const ModelShape& shape,
     }
   }
   problem.slot_grid = request.slot_grid_bytes > 0 ? request.slot_grid_bytes : shape.piece_bytes;
-  const Bytes grids = (2 * shape.piece_bytes + problem.slot_grid - 1) / problem.slot_grid;
+  Bytes least = 2 * shape.piece_bytes;
+  for (const LayerClass& layer : shape.classes) {
+    for (const Bytes stage : layer.stages) least = std::max(least, stage);
+  }
+  const Bytes grids = (least + problem.slot_grid - 1) / problem.slot_grid;
   problem.min_slots = grids * problem.slot_grid;
 
   // Attention reads the cache: at half the prompt on average in prefill, half the answer after it

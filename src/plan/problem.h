@@ -19,6 +19,7 @@ namespace prima::plan {
 struct StepCosts {
   struct Device {
     std::vector<double> cpu_seconds;               // by class
+    std::vector<double> cpu_budgeted_seconds;      // the same where weights are streamed
     std::vector<std::vector<double>> gpu_seconds;  // by GPU, by class; infinite: can't run there
     std::vector<double> gpu_copy_seconds;          // by GPU: hidden states in and out, once each
   };
@@ -43,7 +44,8 @@ struct StepCosts {
 struct ClassBytes {
   Bytes dense = 0;
   Bytes experts = 0;
-  Bytes kv = 0;  // for the request's context
+  Bytes kv = 0;                 // for the request's context
+  std::vector<Bytes> stages{};  // LayerClass::stages
   Bytes weights() const { return dense + experts; }
 };
 
@@ -52,10 +54,13 @@ struct Problem {
   const ModelShape& shape;
   Request request;
   std::vector<ClassBytes> classes;              // the output layer last
+  std::vector<Bytes> buffers;                   // by device: compute buffers
   std::vector<Bytes> budget;                    // by device: memory for weights, KV and slots
   std::vector<std::vector<Bytes>> vram_budget;  // by device, by GPU
   Bytes slot_grid = 0;
-  Bytes min_slots = 0;  // one being read while another is computed
+  // One piece being read while another is computed; or the largest stage, behind which the next is
+  // read as it is released.
+  Bytes min_slots = 0;
 
   StepCosts decode;                // one token
   std::vector<StepCosts> prefill;  // the prompt as 1, 2, 4, 8 steps

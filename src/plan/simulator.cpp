@@ -6,6 +6,8 @@
 #include <limits>
 #include <queue>
 
+#include "plan/device_timeline.h"
+
 namespace prima::plan {
 namespace {
 
@@ -16,129 +18,6 @@ constexpr double kPeriodTolerance = 1e-4;
 // A cycle that lasts several tokens, or a reserve in the slots that drains slowly, may need more
 // tokens than this; then the mean over the later half is taken.
 constexpr std::uint32_t kMaxTokens = 96;
-
-// One device's disk, slots and processor.
-class DeviceState {
- public:
-  DeviceState(const SimulatedDevice& device, std::uint32_t steps, bool prefilled)
-      : device_(device), steps_(steps) {
-    for (const auto& visit : device.visits) {
-      Bytes bytes = 0;
-      for (const SimulatedItem& item : visit) bytes += item.read_bytes;
-      const bool holds = bytes <= device.slot_bytes;
-      holds_.push_back(holds);
-      first_piece_.push_back(static_cast<std::uint32_t>(piece_bytes_.size()));
-      for (std::uint32_t step = 0; step < (holds ? 1 : steps); ++step) {
-        for (const SimulatedItem& item : visit) {
-          if (item.read_bytes > 0) piece_bytes_.push_back(item.read_bytes);
-        }
-      }
-    }
-    find_reach();
-    consumed_.assign(piece_bytes_.size(), prefilled ? -kInfinity : 0.0);
-    if (prefilled) disk_free_ = -seconds_to_fill_slots();
-  }
-
-  bool streams() const { return !piece_bytes_.empty(); }
-  double disk_free() const { return disk_free_; }
-
-  // Runs visit `v` for step `step` from `start`; returns its end.
-  double run(std::uint32_t v, std::uint32_t step, double start, DeviceTrace* trace) {
-    const bool reads = step == 0 || !holds_[v];
-    const bool frees = step + 1 == steps_ || !holds_[v];
-    std::uint32_t piece = first_piece_[v];
-    if (!holds_[v]) piece += step * (pieces_in(v) / steps_);
-    double now = start;
-    for (const SimulatedItem& item : device_.visits[v]) {
-      if (item.read_bytes > 0) {
-        if (reads) now = std::max(now, wait_for(piece, now, trace));
-        if (trace != nullptr) add(trace, Activity::compute, now, now + item.compute_seconds);
-        now += item.compute_seconds;
-        if (frees) consumed_[piece] = now;
-        ++piece;
-      } else {
-        if (trace != nullptr) add(trace, Activity::compute, now, now + item.compute_seconds);
-        now += item.compute_seconds;
-      }
-    }
-    return now;
-  }
-
-  static void add(DeviceTrace* trace, Activity activity, double start, double end) {
-    if (end <= start) return;
-    if (!trace->spans.empty()) {
-      Span& last = trace->spans.back();
-      if (last.activity == activity && std::abs(last.end_seconds - start) < 1e-9) {
-        last.end_seconds = end;
-        return;
-      }
-    }
-    trace->spans.push_back({activity, start, end});
-  }
-
- private:
-  std::uint32_t pieces_in(std::uint32_t v) const {
-    const auto end = v + 1 < first_piece_.size() ? first_piece_[v + 1]
-                                                 : static_cast<std::uint32_t>(piece_bytes_.size());
-    return end - first_piece_[v];
-  }
-
-  // When piece `piece` has been read. Called once for each, in order of use.
-  double wait_for(std::uint32_t piece, double now, DeviceTrace* trace) {
-    const auto n = static_cast<std::uint32_t>(piece_bytes_.size());
-    const std::uint32_t reach = reach_[piece];
-    const double slot_free = consumed_[piece >= reach ? piece - reach : piece + n - reach];
-    const double begin = std::max(disk_free_, slot_free);
-    disk_free_ = begin + static_cast<double>(piece_bytes_[piece]) / device_.disk_bytes_per_second;
-    if (trace != nullptr) {
-      add(trace, Activity::disk_read, begin, disk_free_);
-      add(trace, Activity::disk_wait, now, disk_free_);
-    }
-    return disk_free_;
-  }
-
-  // reach_[i]: how many pieces up to and with i (cyclically) the slots hold. Piece i may be read
-  // once piece i - reach_[i] is consumed.
-  void find_reach() {
-    const std::size_t n = piece_bytes_.size();
-    reach_.resize(n);
-    Bytes held = 0;
-    std::size_t first = 0;  // the oldest piece held, cyclically
-    std::uint32_t count = 0;
-    // The first time round finds what is held when the cycle begins again.
-    for (int turn = 0; turn < 2; ++turn) {
-      for (std::size_t i = 0; i < n; ++i) {
-        held += piece_bytes_[i];
-        ++count;
-        while (held > device_.slot_bytes || count > n) {
-          held -= piece_bytes_[first];
-          if (++first == n) first = 0;
-          --count;
-        }
-        assert(count > 0);
-        reach_[i] = count;
-      }
-    }
-  }
-
-  double seconds_to_fill_slots() const {
-    Bytes held = 0;
-    for (const Bytes bytes : piece_bytes_) {
-      if (held + bytes > device_.slot_bytes) break;
-      held += bytes;
-    }
-    return held > 0 ? static_cast<double>(held) / device_.disk_bytes_per_second : 0;
-  }
-
-  const SimulatedDevice& device_;
-  std::uint32_t steps_;
-  std::vector<bool> holds_;                 // by visit: read once for all steps of a wave
-  std::vector<std::uint32_t> first_piece_;  // by visit
-  std::vector<Bytes> piece_bytes_;          // of one cycle, in order of use
-  std::vector<std::uint32_t> reach_;
-  std::vector<double> consumed_;  // when each piece was last computed
-  double disk_free_ = 0;
-};
 
 // Where a step is, or will be next.
 struct Place {
@@ -277,7 +156,7 @@ class Simulation {
     medium = begin + transmit;
     const double arrival = begin + transmit + device.hop.latency_seconds;
     if (traces_ != nullptr) {
-      DeviceState::add(&(*traces_)[from], Activity::network, now, arrival);
+      add_span((*traces_)[from], Activity::network, now, arrival);
     }
     return arrival;
   }
@@ -383,7 +262,7 @@ class Simulation {
   bool in_waves_ = false;
   double busiest_ =
       0;  // seconds of one token's work of the busiest disk or device: no period is less
-  std::vector<DeviceState> states_;
+  std::vector<DeviceTimeline> states_;
   std::vector<bool> busy_;
   std::vector<std::uint32_t> expected_;  // visit * steps + step that a device serves next, in waves
   std::vector<std::vector<std::uint32_t>> waiting_;  // steps, in order of arrival
@@ -398,81 +277,7 @@ class Simulation {
   std::vector<DeviceTrace>* traces_ = nullptr;
 };
 
-// Items of one device, those resident and next to each other joined.
-class ItemList {
- public:
-  explicit ItemList(std::vector<std::vector<SimulatedItem>>& visits) : visits_(visits) {}
-
-  void add(std::uint32_t visit, double seconds, Bytes read_bytes) {
-    auto& items = visits_[visit];
-    if (read_bytes == 0 && !items.empty() && items.back().read_bytes == 0) {
-      items.back().compute_seconds += seconds;
-    } else {
-      items.push_back({seconds, read_bytes});
-    }
-  }
-
- private:
-  std::vector<std::vector<SimulatedItem>>& visits_;
-};
-
-SimulatedDevice simulated_device(const Problem& problem, const DeviceLayout& layout,
-                                 std::size_t device, std::uint32_t n_visits,
-                                 const StepCosts& costs) {
-  const StepCosts::Device& mine = costs.devices[device];
-  SimulatedDevice simulated;
-  simulated.visits.resize(n_visits);
-  simulated.disk_bytes_per_second = problem.cluster.devices[device].disk_read_bytes_per_second;
-  simulated.slot_bytes = layout.slot_bytes;
-
-  // A layer's time is spread over its pieces by the bytes that are read from memory.
-  std::vector<double> seconds_per_byte;
-  for (std::size_t c = 0; c < problem.classes.size(); ++c) {
-    const ClassBytes& bytes = problem.classes[c];
-    const double read = static_cast<double>(bytes.dense) +
-                        static_cast<double>(bytes.experts) * costs.expert_ratio[c];
-    seconds_per_byte.push_back(read > 0 ? mine.cpu_seconds[c] / read : 0);
-  }
-
-  ItemList items(simulated.visits);
-  const Segment* before = nullptr;
-  for (const Segment& segment : layout.segments) {
-    const std::uint16_t c = segment.layer_class;
-    if (segment.gpu >= 0) {
-      const bool enters =
-          before == nullptr || before->visit != segment.visit || before->gpu != segment.gpu;
-      items.add(segment.visit,
-                segment.layers * mine.gpu_seconds[segment.gpu][c] +
-                    (enters ? mine.gpu_copy_seconds[segment.gpu] : 0),
-                0);
-    } else {
-      const double read = segment.dense_bytes + segment.expert_bytes * costs.expert_ratio[c];
-      items.add(segment.visit, read * seconds_per_byte[c],
-                segment.streamed ? static_cast<Bytes>(std::llround(read)) : 0);
-    }
-    before = &segment;
-  }
-  return simulated;
-}
-
 }  // namespace
-
-SimulatedRing simulated_ring(const Problem& problem, const Decision& decision, const Layout& layout,
-                             const StepCosts& costs) {
-  SimulatedRing ring;
-  ring.rounds = decision.rounds;
-  ring.steps = costs.steps;
-  const std::size_t n = decision.ring.size();
-  for (std::size_t i = 0; i < n; ++i) {
-    const std::size_t device = decision.ring[i].device;
-    ring.devices.push_back(simulated_device(problem, layout.devices[i], device,
-                                            decision.rounds + (i == 0 ? 1 : 0), costs));
-    if (n == 1) continue;
-    ring.devices.back().hop = problem.hop(costs, device, decision.ring[(i + 1) % n].device);
-    ring.devices.back().hop_format = decision.hop_formats[i];
-  }
-  return ring;
-}
 
 double simulate_period(const SimulatedRing& ring, std::vector<DeviceTrace>* traces) {
   return Simulation(ring, false).period(traces);

@@ -57,9 +57,14 @@ struct DeviceProfile {
   Bytes memory_reserve_bytes = 0;    // of it, left to other programs
   double disk_read_bytes_per_second =
       0;                               // queued direct reads of the model's file; 0: no streaming
+  Bytes compute_buffer_bytes = 0;      // beside weights and KV cache; 0: as the model's shape says
   bool unified_memory = false;         // CPU and GPUs share memory_available_bytes
   std::vector<LayerTimes> cpu_layers;  // by layer class
-  TokenTimes cpu_output_seconds;       // the output layer
+  TokenTimes cpu_output_seconds;       // the output layer; all zero: not measured, as at workers
+  // The same within a memory budget, where weights stay in the file's layout so that they can be
+  // mapped and streamed: slower kernels. Empty, and all zero: as without a budget.
+  std::vector<LayerTimes> cpu_budgeted_layers;
+  TokenTimes cpu_budgeted_output_seconds;
   std::vector<GpuProfile> gpus;
 };
 

@@ -1,4 +1,5 @@
 // The control part of messages.h.
+#include <cmath>
 #include <type_traits>
 
 #include "wire_generated.h"
@@ -16,6 +17,10 @@ constexpr std::size_t kMaxTextBytes = 4096;  // of error messages
 constexpr std::size_t kMaxHops = 4096;
 constexpr std::uint32_t kMaxEmbedding = 1u << 20;
 constexpr std::uint32_t kMaxContext = 1u << 30;
+constexpr std::size_t kMaxProfileBytes = 96 * 1024;
+constexpr std::size_t kMaxGpus = 16;
+constexpr std::size_t kMaxGpuWindows = 64;  // of one GPU
+constexpr Bytes kMaxProbeBytes = 64 * kMiB;
 
 tl::unexpected<Error> malformed(const std::string& what) {
   return fail(ErrorCode::corrupt, "A control message is malformed: " + what);
@@ -99,6 +104,51 @@ wire::AssignmentT to_wire(const Assignment& m) {
   t.kv_type = static_cast<std::uint32_t>(m.kv_type);
   t.link_type = static_cast<std::uint32_t>(m.link_type);
   t.repack = m.repack;
+  t.memory = m.share.memory.value_or(0);
+  t.slot_bytes = m.share.slot_bytes.value_or(0);
+  for (const compute::GpuPlacement& placement : m.share.gpus) {
+    auto gpu = std::make_unique<wire::GpuPlacementT>();
+    gpu->device = placement.device;
+    for (const compute::LayerRange& layers : placement.layers) {
+      gpu->layers.push_back(to_wire(layers));
+    }
+    gpu->output_layer = placement.output_layer;
+    t.gpus.push_back(std::move(gpu));
+  }
+  return t;
+}
+wire::ProfileRequestT to_wire(const ProfileRequest& m) {
+  wire::ProfileRequestT t;
+  t.model_identity = m.model_identity;
+  t.model_name = m.model_name;
+  t.n_ctx = m.n_ctx;
+  t.kv_type = static_cast<std::uint32_t>(m.kv_type);
+  return t;
+}
+wire::ProfileReplyT to_wire(const ProfileReply& m) {
+  wire::ProfileReplyT t;
+  t.profile = m.profile;
+  if (m.error) put_error(t, *m.error);
+  return t;
+}
+wire::LinkRequestT to_wire(const LinkRequest& m) {
+  wire::LinkRequestT t;
+  t.neighbour = std::make_unique<wire::NeighbourT>();
+  t.neighbour->device = m.neighbour.device;
+  t.neighbour->host = m.neighbour.host;
+  t.neighbour->port = m.neighbour.port;
+  t.step_bytes = m.step_bytes;
+  t.most_bytes = m.most_bytes;
+  return t;
+}
+wire::LinkReplyT to_wire(const LinkReply& m) {
+  wire::LinkReplyT t;
+  t.device = m.device;
+  t.round_trip_seconds = m.link ? m.link->round_trip_seconds : -1;
+  if (m.link) {
+    t.forward_bytes_per_second = m.link->forward_bytes_per_second;
+    t.backward_bytes_per_second = m.link->backward_bytes_per_second;
+  }
   return t;
 }
 wire::LoadingT to_wire(const Loading& m) {
@@ -255,7 +305,59 @@ Result<ControlMessage> from_wire(const wire::AssignmentT& t) {
   }
   m.link_type = static_cast<ggml_type>(t.link_type);
   m.repack = t.repack;
+  if (t.memory > 0) m.share.memory = t.memory;
+  if (t.slot_bytes > 0) m.share.slot_bytes = t.slot_bytes;
+  if (t.gpus.size() > kMaxGpus) return malformed("too many GPUs");
+  for (const auto& gpu : t.gpus) {
+    if (!gpu || gpu->device.size() > kMaxNameBytes || gpu->layers.size() > kMaxGpuWindows) {
+      return malformed("a GPU's layers");
+    }
+    compute::GpuPlacement placement{.device = gpu->device, .output_layer = gpu->output_layer};
+    for (const wire::LayerRange& layers : gpu->layers) {
+      placement.layers.push_back(from_wire(layers));
+      if (placement.layers.back().first >= placement.layers.back().last ||
+          placement.layers.back().last > t.n_layer) {
+        return malformed("a GPU's layers");
+      }
+    }
+    m.share.gpus.push_back(std::move(placement));
+  }
   return m;
+}
+Result<ControlMessage> from_wire(const wire::ProfileRequestT& t) {
+  if (t.model_identity.size() != kModelIdentityBytes) return malformed("a model's identity");
+  if (t.model_name.size() > kMaxNameBytes) return malformed("a model's name is too long");
+  if (t.n_ctx == 0 || t.n_ctx > kMaxContext) return malformed("sizes that cannot be");
+  if (t.kv_type != GGML_TYPE_F16 && t.kv_type != GGML_TYPE_Q8_0) return malformed("KV type");
+  return ProfileRequest{t.model_identity, t.model_name, t.n_ctx, static_cast<ggml_type>(t.kv_type)};
+}
+Result<ControlMessage> from_wire(const wire::ProfileReplyT& t) {
+  if (t.profile.size() > kMaxProfileBytes) return malformed("a profile is too long");
+  if (!t.profile.empty()) return ProfileReply{t.profile, std::nullopt};
+  PRIMA_ASSIGN_OR_RETURN(Error error, error_of(t));
+  return ProfileReply{"", std::move(error)};
+}
+Result<ControlMessage> from_wire(const wire::LinkRequestT& t) {
+  if (!t.neighbour || t.neighbour->device >= kMaxDevices || t.neighbour->port == 0 ||
+      t.neighbour->host.size() > kMaxNameBytes) {
+    return malformed("a neighbour cannot be");
+  }
+  if (t.step_bytes == 0 || t.most_bytes < t.step_bytes || t.most_bytes > kMaxProbeBytes) {
+    return malformed("sizes that cannot be");
+  }
+  return LinkRequest{
+      {t.neighbour->device, t.neighbour->host, t.neighbour->port}, t.step_bytes, t.most_bytes};
+}
+Result<ControlMessage> from_wire(const wire::LinkReplyT& t) {
+  if (t.device >= kMaxDevices) return malformed("a link to no device");
+  if (t.round_trip_seconds < 0) return LinkReply{t.device, std::nullopt};
+  const auto is_rate = [](double rate) { return std::isfinite(rate) && rate > 0; };
+  if (!std::isfinite(t.round_trip_seconds) || !is_rate(t.forward_bytes_per_second) ||
+      !is_rate(t.backward_bytes_per_second)) {
+    return malformed("a link's speed");
+  }
+  return LinkReply{t.device, profile::LinkProfile{t.round_trip_seconds, t.forward_bytes_per_second,
+                                                  t.backward_bytes_per_second, false}};
 }
 Result<ControlMessage> from_wire(const wire::LoadingT& t) {
   if (t.done > t.total) return malformed("more loaded than there is");
@@ -359,6 +461,10 @@ Result<ControlMessage> decode_control(std::span<const std::byte> bytes) {
     case wire::ControlBody::Failure: return from_wire(*control.body.AsFailure());
     case wire::ControlBody::StatusRequest: return from_wire(*control.body.AsStatusRequest());
     case wire::ControlBody::StatusReply: return from_wire(*control.body.AsStatusReply());
+    case wire::ControlBody::ProfileRequest: return from_wire(*control.body.AsProfileRequest());
+    case wire::ControlBody::ProfileReply: return from_wire(*control.body.AsProfileReply());
+    case wire::ControlBody::LinkRequest: return from_wire(*control.body.AsLinkRequest());
+    case wire::ControlBody::LinkReply: return from_wire(*control.body.AsLinkReply());
     case wire::ControlBody::NONE: break;
   }
   return malformed("its kind is unknown");

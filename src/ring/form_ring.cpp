@@ -1,4 +1,7 @@
 // form_ring() of ring.h: on sockets, with the user's cluster key.
+#include <filesystem>
+#include <optional>
+
 #include <unistd.h>
 
 #include "base/log.h"
@@ -87,11 +90,18 @@ std::string host_name() {
 Result<std::unique_ptr<Ring>> form_ring(const model::ModelFile& model, const RingOptions& given) {
   RingOptions options = given;
   if (options.device_name.empty()) options.device_name = host_name();
-  if (options.n_workers == 0) return form_local(model, options);
+  if (options.n_workers == 0 && !options.make_planning) return form_local(model, options);
 
   std::filesystem::path key_path = options.key_file;
   if (key_path.empty()) {
     PRIMA_ASSIGN_OR_RETURN(key_path, transport::default_key_path());
+  }
+  // Without a key nobody can have joined.
+  const bool gathers = options.gather_time > Duration{} && std::filesystem::exists(key_path);
+  if (options.n_workers == 0 && !gathers) {
+    PRIMA_ASSIGN_OR_RETURN(const DeviceShare share, options.make_planning(model).alone());
+    apply(share, options.executor);
+    return form_local(model, options);
   }
   PRIMA_ASSIGN_OR_RETURN(const auto key, transport::load_or_create_key(key_path));
   PRIMA_ASSIGN_OR_RETURN(const auto folder, transport::runtime_folder());
@@ -100,6 +110,8 @@ Result<std::unique_ptr<Ring>> form_ring(const model::ModelFile& model, const Rin
                        .n_layer = model.hyperparameters().n_layer,
                        .n_embd = model.hyperparameters().n_embd};
   PRIMA_ASSIGN_OR_RETURN(summary.identity, identify_model(model));
+  std::optional<RingPlanning> planning;
+  if (options.make_planning) planning = options.make_planning(model);
   const transport::DerivedKeys keys = transport::derive_keys(key);
   auto network = transport::make_zmq_network(keys);
   PRIMA_ASSIGN_OR_RETURN(
@@ -109,7 +121,8 @@ Result<std::unique_ptr<Ring>> form_ring(const model::ModelFile& model, const Rin
           [&](const compute::ExecutorOptions& executor, const compute::LoadProgress& progress) {
             return compute::Executor::create(model, executor, progress);
           },
-          [&](std::uint16_t port) { return announce(folder, keys, port); }));
+          [&](std::uint16_t port) { return announce(folder, keys, port); }, {},
+          planning ? &*planning : nullptr));
   PRIMA_ASSIGN_OR_RETURN(
       auto announcement,
       transport::announce_locally(folder, ring->port(), transport::HeadState::running));

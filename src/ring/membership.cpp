@@ -46,6 +46,19 @@ Member* Membership::of_session(const transport::PeerId& peer, std::uint64_t sess
   return session == session_ && session_ != 0 ? find(peer) : nullptr;
 }
 
+Member* Membership::find(std::uint64_t member) {
+  const auto found = std::ranges::find_if(members_, [&](const Member& each) {
+    return each.id == member && each.state != Member::State::gone;
+  });
+  return found == members_.end() ? nullptr : &*found;
+}
+
+std::vector<Outgoing> Membership::ask(std::uint64_t member, ControlMessage question) {
+  const Member* const asked = find(member);
+  if (asked == nullptr) return {};
+  return {{asked->peer, std::move(question)}};
+}
+
 std::vector<Outgoing> Membership::receive(const transport::PeerId& peer, const std::string& address,
                                           const ControlMessage& message, Instant now) {
   if (const auto* const hello = std::get_if<Hello>(&message)) {
@@ -82,6 +95,10 @@ std::vector<Outgoing> Membership::receive(const transport::PeerId& peer, const s
         member->progress.received[count.device] = count;
       }
     }
+  } else if (const auto* const profile = std::get_if<ProfileReply>(&message)) {
+    if (Member* const member = find(peer)) member->profile = *profile;
+  } else if (const auto* const reply = std::get_if<LinkReply>(&message)) {
+    if (Member* const member = find(peer)) member->link = *reply;
   } else if (const auto* const failure = std::get_if<Failure>(&message)) {
     if (Member* const member = of_session(peer, failure->session)) {
       lose(*member,
@@ -125,7 +142,11 @@ std::optional<Error> Membership::refusal_of(const Hello& hello) const {
                  hello.name + " runs " + hello.build + ", the head " + build_description(),
                  "Use the same build of Prima on all devices"};
   }
-  if (session_ != 0 || count(Member::State::waiting) >= n_wanted_) {
+  const std::size_t n_members = members_.size() - count(Member::State::gone);
+  const bool is_full = n_wanted_ == kAnyNumber
+                           ? n_members + 1 >= kMaxDevices  // the head is one
+                           : session_ != 0 || count(Member::State::waiting) >= n_wanted_;
+  if (is_full) {
     return Error{ErrorCode::resource_exhausted, "The ring has all the devices it wants", ""};
   }
   return std::nullopt;
@@ -162,17 +183,18 @@ std::vector<Outgoing> Membership::greet(const transport::PeerId& peer, const std
   return {{peer, welcome}};
 }
 
-std::vector<Outgoing> Membership::assign(std::vector<Assignment> assignments) {
+std::vector<Outgoing> Membership::assign(std::uint64_t session,
+                                         const std::vector<std::string>& device_names,
+                                         const Route& route, std::vector<Assigned> assigned) {
   std::vector<Outgoing> outgoing;
-  session_ = assignments.front().session;
-  device_names_ = assignments.front().device_names;
-  links_ = links_of(assignments.front().route);
-  auto assignment = assignments.begin();
-  for (Member& member : members_) {
-    if (member.state != Member::State::waiting || assignment == assignments.end()) continue;
+  session_ = session;
+  device_names_ = device_names;
+  links_ = links_of(route);
+  for (Assigned& each : assigned) {
+    Member& member = *find(each.member);
     member.state = Member::State::preparing;
-    member.device = assignment->device;
-    outgoing.push_back({member.peer, std::move(*assignment++)});
+    member.device = each.assignment.device;
+    outgoing.push_back({member.peer, std::move(each.assignment)});
   }
   return outgoing;
 }
@@ -184,13 +206,14 @@ void Membership::head_heard_from(std::uint32_t device) {
 
 bool Membership::all_loaded() const {
   return std::ranges::all_of(members_, [](const Member& member) {
-    return member.state == Member::State::gone || member.is_loaded;
+    return member.state == Member::State::gone || member.state == Member::State::waiting ||
+           member.is_loaded;
   });
 }
 
 bool Membership::all_serving() const {
   return session_ != 0 && std::ranges::all_of(members_, [](const Member& member) {
-           return member.state == Member::State::gone || member.state == Member::State::serving;
+           return member.state != Member::State::preparing;
          });
 }
 

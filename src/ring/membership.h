@@ -62,6 +62,8 @@ struct Member {
   compute::ExecutorMemory memory;
   std::set<std::uint32_t> links_up;  // devices it has heard from
   NodeProgress progress;
+  std::optional<ProfileReply> profile;
+  std::optional<LinkReply> link;  // the last that was asked for
 };
 
 const char* to_string(Member::State state);
@@ -73,6 +75,9 @@ struct Outgoing {
 
 class Membership {
  public:
+  // `n_wanted` of kAnyNumber: all that come, also while a session runs: they wait for the next
+  // plan.
+  static constexpr std::uint32_t kAnyNumber = 0xffffffff;
   Membership(std::uint32_t n_wanted, HeartbeatTimes times);
 
   std::vector<Outgoing> receive(const transport::PeerId& peer, const std::string& address,
@@ -82,8 +87,17 @@ class Membership {
   // To be called every times.interval.
   std::vector<Outgoing> tick(Instant now, std::uint32_t epoch, const NodeProgress& head);
 
-  // One assignment for each waiting member, in order of joining.
-  std::vector<Outgoing> assign(std::vector<Assignment> assignments);
+  // Begins a session: an assignment for each of these members; others go on waiting.
+  struct Assigned {
+    std::uint64_t member = 0;
+    Assignment assignment;
+  };
+  std::vector<Outgoing> assign(std::uint64_t session, const std::vector<std::string>& device_names,
+                               const Route& route, std::vector<Assigned> assigned);
+
+  // Asks a waiting member; nothing if it is gone.
+  std::vector<Outgoing> ask(std::uint64_t member, ControlMessage question);
+  Member* find(std::uint64_t member);
 
   // A link of the session has been opened to the head.
   void head_heard_from(std::uint32_t device);

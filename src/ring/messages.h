@@ -19,13 +19,14 @@
 #include "base/result.h"
 #include "compute/executor.h"
 #include "compute/step.h"
+#include "profile/device_profile.h"
 #include "ring/ring.h"
 #include "ring/route.h"
 
 namespace prima::ring {
 
 // Raised with every change that an older build would misread.
-inline constexpr std::uint32_t kProtocolVersion = 1;
+inline constexpr std::uint32_t kProtocolVersion = 2;
 
 // ggml's kernels and their rounding come with the build, so both ends must be the same.
 std::string build_description();
@@ -73,6 +74,31 @@ struct Assignment {
   ggml_type kv_type = GGML_TYPE_F16;
   ggml_type link_type = GGML_TYPE_F32;
   bool repack = true;
+  DeviceShare share;
+};
+
+// What a planner asks of a worker that waits.
+struct ProfileRequest {
+  ModelIdentity model_identity;
+  std::string model_name;
+  std::uint32_t n_ctx = 0;
+  ggml_type kv_type = GGML_TYPE_F16;
+};
+
+struct ProfileReply {
+  std::string profile;         // profile/device_profile_json.h
+  std::optional<Error> error;  // why there is none
+};
+
+struct LinkRequest {
+  Neighbour neighbour;
+  Bytes step_bytes = 0;  // of one token's hidden state
+  Bytes most_bytes = 0;  // of the largest step
+};
+
+struct LinkReply {
+  std::uint32_t device = 0;
+  std::optional<profile::LinkProfile> link;  // absent: it can't be reached
 };
 
 struct Loading {
@@ -127,7 +153,8 @@ struct StatusReply {
 };
 
 using ControlMessage = std::variant<Hello, Welcome, Refusal, Assignment, Loading, Loaded, LinkUp,
-                                    Heartbeat, Release, Failure, StatusRequest, StatusReply>;
+                                    Heartbeat, Release, Failure, StatusRequest, StatusReply,
+                                    ProfileRequest, ProfileReply, LinkRequest, LinkReply>;
 
 std::vector<std::byte> encode(const ControlMessage& message);
 Result<ControlMessage> decode_control(std::span<const std::byte> bytes);

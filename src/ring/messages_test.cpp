@@ -76,6 +76,30 @@ TEST(ControlMessages, SurviveTheWire) {
   const auto failure =
       decode_control(encode(Failure{4, {ErrorCode::io, "disk", "replace it"}})).value();
   EXPECT_EQ(std::get<Failure>(failure).error.remedy, "replace it");
+  Assignment shared = some_assignment();
+  shared.share = {.memory = kAllInMemory, .slot_bytes = 7, .gpus = {{"GPU0", {{2, 4}}, true}}};
+  const auto with_share = decode_control(encode(shared)).value();
+  const DeviceShare& share = std::get<Assignment>(with_share).share;
+  EXPECT_EQ(share.memory, kAllInMemory);
+  EXPECT_EQ(share.slot_bytes, 7u);
+  ASSERT_EQ(share.gpus.size(), 1u);
+  EXPECT_EQ(share.gpus[0].layers[0], (compute::LayerRange{2, 4}));
+  EXPECT_TRUE(share.gpus[0].output_layer);
+  const auto request = decode_control(encode(ProfileRequest{ModelIdentity(kModelIdentityBytes, 3),
+                                                            "m", 128, GGML_TYPE_Q8_0}))
+                           .value();
+  EXPECT_EQ(std::get<ProfileRequest>(request).kv_type, GGML_TYPE_Q8_0);
+  const auto profile = decode_control(encode(ProfileReply{"{}", std::nullopt})).value();
+  EXPECT_EQ(std::get<ProfileReply>(profile).profile, "{}");
+  const auto none =
+      decode_control(encode(ProfileReply{"", Error{ErrorCode::io, "disk", ""}})).value();
+  EXPECT_EQ(std::get<ProfileReply>(none).error->what, "disk");
+  const auto ask = decode_control(encode(LinkRequest{{1, "a", 5}, 16, 32})).value();
+  EXPECT_EQ(std::get<LinkRequest>(ask).most_bytes, 32u);
+  const auto link =
+      decode_control(encode(LinkReply{1, profile::LinkProfile{0.1, 2, 5, false}})).value();
+  EXPECT_EQ(std::get<LinkReply>(link).link->backward_bytes_per_second, 5);
+  EXPECT_FALSE(std::get<LinkReply>(decode_control(encode(LinkReply{1, {}})).value()).link);
   Heartbeat heartbeat{.session = 1, .epoch = 2, .idle = true, .sent = {{1, 2, 3}}, .received = {}};
   const auto beat = decode_control(encode(heartbeat)).value();
   EXPECT_EQ(std::get<Heartbeat>(beat).sent[0].bytes, 3u);
@@ -118,6 +142,13 @@ TEST(ControlMessages, AreRefusedWhereTheyCannotBe) {
   EXPECT_TRUE(refused([](Assignment& a) { a.max_tokens = 129; }));
   EXPECT_TRUE(refused([](Assignment& a) { a.kv_type = GGML_TYPE_Q4_K; }));
   EXPECT_TRUE(refused([](Assignment& a) { a.link_type = GGML_TYPE_Q4_0; }));
+  EXPECT_TRUE(refused([](Assignment& a) { a.share.gpus = {{"GPU", {{2, 5}}, false}}; }));
+  EXPECT_TRUE(refused([](Assignment& a) { a.share.gpus.resize(17); }));
+  EXPECT_TRUE(is_refused(ProfileRequest{ModelIdentity(5), "model", 128, GGML_TYPE_F16}));
+  EXPECT_TRUE(is_refused(ProfileReply{std::string(100'000, 'x'), std::nullopt}));
+  EXPECT_TRUE(is_refused(LinkRequest{{1, "", 0}, 16, 32}));
+  EXPECT_TRUE(is_refused(LinkRequest{{1, "", 5}, 64, 32}));
+  EXPECT_TRUE(is_refused(LinkReply{1, profile::LinkProfile{0.1, 0, 5, false}}));
   EXPECT_TRUE(refused([](Assignment& a) { a.device_names.resize(kMaxDevices + 1, "x"); }));
   EXPECT_TRUE(is_refused(Hello{.build = "b", .member = 0, .name = "n", .data_port = 3}));
   EXPECT_TRUE(is_refused(Loading{1, 5, 4}));

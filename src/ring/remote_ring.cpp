@@ -29,19 +29,27 @@ bool is_loopback(const std::string& address) {
 
 }  // namespace
 
-RemoteRing::RemoteRing(transport::Network& network, RingOptions options)
-    : network_(network), options_(std::move(options)), device_name_(options_.device_name) {}
+RemoteRing::RemoteRing(transport::Network& network, RingOptions options,
+                       const RingPlanning* planning)
+    : network_(network),
+      options_(std::move(options)),
+      planning_(planning),
+      rounds_(options_.rounds),
+      link_type_(options_.link_type),
+      device_name_(options_.device_name) {}
 
 Result<std::unique_ptr<RemoteRing>> RemoteRing::form(
     transport::Network& network, const ModelSummary& model, const RingOptions& options,
     const ExecutorFactory& make_executor,
     const std::function<Result<std::shared_ptr<void>>(std::uint16_t port)>& announce,
-    HeartbeatTimes times) {
-  std::unique_ptr<RemoteRing> ring(new RemoteRing(network, options));
+    HeartbeatTimes times, const RingPlanning* planning) {
+  std::unique_ptr<RemoteRing> ring(new RemoteRing(network, options, planning));
   // The route first: a mistake in the flags is told before anybody waits.
-  PRIMA_ASSIGN_OR_RETURN(ring->route_,
-                         make_route(model.n_layer, options.n_workers + 1, options.windows,
-                                    options.rounds, options.private_layers));
+  if (planning == nullptr) {
+    PRIMA_ASSIGN_OR_RETURN(ring->route_,
+                           make_route(model.n_layer, options.n_workers + 1, options.windows,
+                                      options.rounds, options.private_layers));
+  }
   if (!is_link_type(options.link_type, model.n_embd)) {
     return fail(ErrorCode::invalid_argument,
                 std::string("Hidden states can't travel as ") + ggml_type_name(options.link_type),
@@ -52,6 +60,7 @@ Result<std::unique_ptr<RemoteRing>> RemoteRing::form(
     PRIMA_ASSIGN_OR_RETURN(const std::shared_ptr<void> announced, announce(ring->control_->port()));
     PRIMA_RETURN_IF_ERROR(ring->gather());
   }
+  if (planning != nullptr) PRIMA_RETURN_IF_ERROR(ring->plan(model));
   PRIMA_RETURN_IF_ERROR(ring->assign(model));
   PRIMA_RETURN_IF_ERROR(ring->load(make_executor));
   PRIMA_RETURN_IF_ERROR(ring->link());
@@ -61,67 +70,97 @@ Result<std::unique_ptr<RemoteRing>> RemoteRing::form(
 Status RemoteRing::listen(HeartbeatTimes times) {
   PRIMA_ASSIGN_OR_RETURN(listener_, network_.listen(0));
   PRIMA_ASSIGN_OR_RETURN(auto control_listener, network_.listen(options_.port));
-  control_ =
-      std::make_unique<HeadControl>(network_, std::move(control_listener), options_.n_workers,
-                                    times, [this] { listener_->interrupt(); });
+  control_ = std::make_unique<HeadControl>(
+      network_, std::move(control_listener),
+      planning_ != nullptr ? Membership::kAnyNumber : options_.n_workers, times,
+      [this] { listener_->interrupt(); });
   return {};
 }
 
 Status RemoteRing::gather() {
-  const Instant deadline = network_.clock().now() + options_.join_timeout;
-  const Status gathered = wait_until(
-      [&](Membership& members) {
-        return members.count(Member::State::waiting) == options_.n_workers;
-      },
-      FormationProgress::Stage::waiting_for_workers, deadline);
-  if (gathered || gathered.error().code != ErrorCode::deadline_exceeded) return gathered;
-  return control_->with_members([&](Membership& members) -> Status {
-    std::string what = "Only " + std::to_string(members.count(Member::State::waiting)) + " of " +
-                       std::to_string(options_.n_workers) + " workers joined";
-    if (members.last_refusal()) {
-      what += "; one was refused: " + members.last_refusal()->message();
+  const auto n_waiting = [&] {
+    return control_->with_members(
+        [](Membership& members) { return members.count(Member::State::waiting); });
+  };
+  Status gathered;
+  if (options_.n_workers == 0) {
+    std::size_t joined = 0;
+    do {
+      joined = n_waiting();
+      gathered = wait_until(
+          [&](Membership& members) { return members.count(Member::State::waiting) > joined; },
+          FormationProgress::Stage::waiting_for_workers,
+          network_.clock().now() + options_.gather_time);
+    } while (gathered);
+    if (gathered.error().code == ErrorCode::deadline_exceeded) gathered = {};
+  } else {
+    gathered = wait_until(
+        [&](Membership& members) {
+          return members.count(Member::State::waiting) >= options_.n_workers;
+        },
+        FormationProgress::Stage::waiting_for_workers,
+        network_.clock().now() + options_.join_timeout);
+  }
+  if (!gathered && gathered.error().code == ErrorCode::deadline_exceeded) {
+    return control_->with_members([&](Membership& members) -> Status {
+      std::string what = "Only " + std::to_string(members.count(Member::State::waiting)) + " of " +
+                         std::to_string(options_.n_workers) + " workers joined";
+      if (members.last_refusal()) {
+        what += "; one was refused: " + members.last_refusal()->message();
+      }
+      return fail(ErrorCode::deadline_exceeded, what,
+                  "Start `prima join` on more devices, or ask for fewer with --workers");
+    });
+  }
+  PRIMA_RETURN_IF_ERROR(gathered);
+  // Device i of the ring is the i-th waiting member, unless a plan says otherwise.
+  places_ = {{0, device_name_, "", listener_->port()}};
+  control_->with_members([&](Membership& members) {
+    for (const Member& member : members.members()) {
+      if (member.state != Member::State::waiting || places_.size() >= kMaxDevices) continue;
+      if (planning_ == nullptr && places_.size() > options_.n_workers) continue;
+      places_.push_back({member.id, member.name, member.address, member.data_port});
     }
-    return fail(ErrorCode::deadline_exceeded, what,
-                "Start `prima join` on more devices, or ask for fewer with --workers");
+    return 0;
   });
+  shares_.resize(places_.size());
+  return {};
+}
+
+Neighbour RemoteRing::Place::neighbour(std::uint32_t device) const {
+  return {device, is_loopback(address) ? "" : address, data_port};
 }
 
 Status RemoteRing::assign(const ModelSummary& model) {
   model_name_ = model.name;
   shape_ = {.session = random_session(),
-            .n_devices = options_.n_workers + 1,
+            .n_devices = static_cast<std::uint32_t>(places_.size()),
             .n_hops = static_cast<std::uint32_t>(route_.hops.size()),
             .n_embd = model.n_embd,
             .n_ctx = options_.executor.n_ctx,
             .max_tokens = std::min(options_.executor.max_tokens, options_.executor.n_ctx),
-            .link_type = options_.link_type};
+            .link_type = link_type_};
   max_in_flight_ =
       options_.max_steps_in_flight > 0 ? options_.max_steps_in_flight : 2 * shape_.n_devices;
-  // Device i of the ring is the i-th waiting member.
-  std::vector<Neighbour> places{{kHead, "", listener_->port()}};
-  device_names_ = {device_name_};
+  for (const Place& place : places_) device_names_.push_back(place.name);
+  const auto links = links_of(route_);
   Result<void> assigned;
   control_->with_members([&](Membership& members) -> std::vector<Outgoing> {
-    for (const Member& member : members.members()) {
-      if (member.state != Member::State::waiting || places.size() == shape_.n_devices) continue;
-      places.push_back({static_cast<std::uint32_t>(places.size()),
-                        is_loopback(member.address) ? "" : member.address, member.data_port});
-      device_names_.push_back(member.name);
-    }
-    if (places.size() < shape_.n_devices) {
-      assigned = fail(ErrorCode::unavailable, "A worker left while the ring formed", "Try again");
-      return {};
-    }
-    const auto links = links_of(route_);
-    std::vector<Assignment> assignments;
+    std::vector<Membership::Assigned> assignments;
     for (std::uint32_t device = 1; device < shape_.n_devices; ++device) {
+      const Member* const member = members.find(places_[device].member);
+      if (member == nullptr || member->state != Member::State::waiting) {
+        assigned = fail(ErrorCode::unavailable,
+                        places_[device].name + " left while the ring formed", "Try again");
+        return {};
+      }
       Assignment assignment;
       assignment.session = shape_.session;
       assignment.device = device;
       assignment.device_names = device_names_;
       assignment.route = route_;
       for (const auto& [from, to] : links) {
-        if (from == device) assignment.neighbours.push_back(places[to]);
+        if (from == device) assignment.neighbours.push_back(places_[to].neighbour(to));
       }
       assignment.model_identity = model.identity;
       assignment.model_name = model.name;
@@ -132,16 +171,18 @@ Status RemoteRing::assign(const ModelSummary& model) {
       assignment.kv_type = options_.executor.kv_type;
       assignment.link_type = shape_.link_type;
       assignment.repack = options_.executor.repack;
-      assignments.push_back(std::move(assignment));
+      assignment.share = shares_[device];
+      assignments.push_back({member->id, std::move(assignment)});
     }
-    return members.assign(std::move(assignments));
+    return members.assign(shape_.session, device_names_, route_, std::move(assignments));
   });
   PRIMA_RETURN_IF_ERROR(assigned);
-  for (const auto& [from, to] : links_of(route_)) {
+  for (const auto& [from, to] : links) {
     if (from != kHead) continue;
-    const transport::Endpoint endpoint{places[to].host.empty() ? "127.0.0.1" : places[to].host,
-                                       places[to].port};
-    PRIMA_ASSIGN_OR_RETURN(links_[to], network_.connect(endpoint));
+    const Neighbour neighbour = places_[to].neighbour(to);
+    PRIMA_ASSIGN_OR_RETURN(
+        links_[to],
+        network_.connect({neighbour.host.empty() ? "127.0.0.1" : neighbour.host, neighbour.port}));
   }
   return {};
 }
@@ -151,6 +192,7 @@ Status RemoteRing::load(const ExecutorFactory& make_executor) {
   executor.windows = windows_of(route_, kHead);
   executor.is_head = true;
   executor.max_tokens = shape_.max_tokens;
+  apply(shares_[kHead], executor);
   Status stopped;
   auto made = make_executor(executor, [&](Bytes done, Bytes total) {
     own_loaded_ = done;
@@ -189,7 +231,7 @@ void RemoteRing::choose_how_steps_travel() {
   bool any_streams = false;
   for (const compute::ExecutorMemory& memory : memories) {
     any_streams = any_streams || memory.streamed > 0;
-    cuts_steps_ = cuts_steps_ && keeps_its_windows(memory, options_.rounds);
+    cuts_steps_ = cuts_steps_ && keeps_its_windows(memory, rounds_);
   }
   node_->set_waves(any_streams);
 }
@@ -381,7 +423,7 @@ Status RemoteRing::submit(const compute::Step& step, std::span<const std::int32_
   PRIMA_RETURN_IF_ERROR(executor_->embed(tokens, hidden));
   std::uint32_t size = options_.micro_batch;
   if (size == 0 && cuts_steps_) {
-    size = micro_batch_tokens(step.n_tokens(), n_devices_at_work_, options_.rounds);
+    size = micro_batch_tokens(step.n_tokens(), n_devices_at_work_, rounds_);
   }
   std::vector<compute::Step> parts = cut(step, size == 0 ? step.n_tokens() : size);
   steps_[step.id] = {.at = submitted,
@@ -429,7 +471,7 @@ RingDescription RemoteRing::describe() const {
                                     .state = "serving",
                                     .windows = windows_of(route_, kHead),
                                     .memory = executor_->memory()}},
-                       .rounds = options_.rounds,
+                       .rounds = rounds_,
                        .max_steps_in_flight = max_in_flight_};
   ring.devices.resize(shape_.n_devices);
   control_->with_members([&](Membership& members) {

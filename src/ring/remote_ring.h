@@ -37,11 +37,12 @@ class RemoteRing final : public Ring {
  public:
   // As form_ring(), on any network. `announce` is called with the port at which workers join; what
   // it returns is kept until the ring has formed.
+  // `planning`: who runs what; null: options.windows and options.rounds say.
   static Result<std::unique_ptr<RemoteRing>> form(
       transport::Network& network, const ModelSummary& model, const RingOptions& options,
       const ExecutorFactory& make_executor,
       const std::function<Result<std::shared_ptr<void>>(std::uint16_t port)>& announce,
-      HeartbeatTimes times = {});
+      HeartbeatTimes times = {}, const RingPlanning* planning = nullptr);
 
   // Where it can be asked for its status.
   std::uint16_t port() const { return control_->port(); }
@@ -54,6 +55,17 @@ class RemoteRing final : public Ring {
   RingDescription describe() const override;
 
  private:
+  // A device that has joined, or this one.
+  struct Place {
+    std::uint64_t member = 0;  // 0: this device
+    std::string name;
+    std::string address;
+    std::uint16_t data_port = 0;
+
+    // Where others reach it; an empty host: where the head is.
+    Neighbour neighbour(std::uint32_t device) const;
+  };
+
   // A step that was submitted. Its parts travel as steps of their own.
   struct Submitted {
     Instant at;
@@ -73,10 +85,16 @@ class RemoteRing final : public Ring {
     std::vector<float> hidden;
   };
 
-  RemoteRing(transport::Network& network, RingOptions options);
+  RemoteRing(transport::Network& network, RingOptions options, const RingPlanning* planning);
 
   Status listen(HeartbeatTimes times);
   Status gather();
+  // Asks the devices and their links, and takes the planner's plan.
+  Status plan(const ModelSummary& model);
+  Status ask_profiles(const ModelSummary& model, RingOffer& offer);
+  Status measure_links(const ModelSummary& model, RingOffer& offer);
+  std::optional<profile::LinkProfile> measure_link_between(std::uint32_t a, std::uint32_t b,
+                                                           Bytes step_bytes, Bytes most_bytes);
   Status assign(const ModelSummary& model);
   Status load(const ExecutorFactory& make_executor);
   void choose_how_steps_travel();
@@ -99,6 +117,11 @@ class RemoteRing final : public Ring {
 
   transport::Network& network_;
   const RingOptions options_;
+  const RingPlanning* const planning_;  // while the ring forms
+  std::vector<Place> places_;           // by place in the ring, the head first
+  std::vector<DeviceShare> shares_;     // beside places_
+  std::uint32_t rounds_ = 1;
+  ggml_type link_type_ = GGML_TYPE_F32;
   std::uint32_t max_in_flight_ = 1;
   std::string device_name_;
   std::string model_name_;

@@ -25,6 +25,7 @@
 #include "compute/executor.h"
 #include "compute/step.h"
 #include "model/model_file.h"
+#include "ring/planning.h"
 
 namespace prima::ring {
 
@@ -98,7 +99,13 @@ class Ring {
 
 // What form_ring is doing, for a person to see.
 struct FormationProgress {
-  enum class Stage { waiting_for_workers, loading, linking } stage = Stage::waiting_for_workers;
+  enum class Stage {
+    waiting_for_workers,
+    profiling,
+    measuring_links,
+    loading,
+    linking
+  } stage = Stage::waiting_for_workers;
   std::uint32_t workers_joined = 0;
   std::uint32_t workers_wanted = 0;
   Bytes loaded = 0;  // on all devices
@@ -107,7 +114,10 @@ struct FormationProgress {
 };
 
 struct RingOptions {
-  std::uint32_t n_workers = 0;         // 0: this device alone
+  // 0: this device alone; or, with a planner, whoever is there.
+  std::uint32_t n_workers = 0;
+  // Decides who runs what; the model outlives it. Without it: `windows` and `rounds`.
+  std::function<RingPlanning(const model::ModelFile&)> make_planning{};
   std::vector<std::uint32_t> windows;  // layers per device and round, head first; empty: even split
   std::uint32_t rounds = 1;
   std::uint32_t private_layers = 0;       // the first and last N layers run on the head
@@ -118,6 +128,9 @@ struct RingOptions {
   std::string device_name;                // empty: the host's name
   std::filesystem::path key_file;         // empty: the user's own
   std::uint16_t port = 0;                 // workers join here; 0: any free one
+  // With a planner and no n_workers: as long after the last one joined, no more are waited for. 0:
+  // none are.
+  Duration gather_time = std::chrono::milliseconds(700);
   Duration join_timeout = std::chrono::seconds(60);  // for all workers to appear
   Duration load_timeout = std::chrono::minutes(30);  // for all to have their layers in memory
   // Called now and then while the ring forms; returning false cancels.

@@ -181,14 +181,16 @@ void drive_membership(FuzzedDataProvider& input) {
       case 1:
         if (!assigned && members.count(Member::State::waiting) == kDevices - 1) {
           assigned = true;
-          std::vector<Assignment> assignments(kDevices - 1);
-          for (std::uint32_t device = 1; device < kDevices; ++device) {
-            assignments[device - 1] = {.session = kSession,
-                                       .device = device,
-                                       .device_names = {"head", "one", "two"},
-                                       .route = route};
+          const std::vector<std::string> names{"head", "one", "two"};
+          std::vector<Membership::Assigned> assignments;
+          for (const Member& member : members.members()) {
+            if (member.state != Member::State::waiting) continue;
+            const auto device = static_cast<std::uint32_t>(assignments.size() + 1);
+            assignments.push_back(
+                {member.id,
+                 {.session = kSession, .device = device, .device_names = names, .route = route}});
           }
-          members.assign(std::move(assignments));
+          members.assign(kSession, names, route, std::move(assignments));
         }
         break;
       case 2:

@@ -61,26 +61,29 @@ class SimulatedWorkers {
   void start(std::uint32_t i) {
     Running running{.name = "worker" + std::to_string(i), .worker = nullptr, .thread = nullptr};
     transport::Network& network = world_.host(running.name);
-    running.worker = Worker::create(network, {.device_name = running.name,
-                                              .find_heads = [this] { return heads; },
-                                              .make_executor = [this](const Assignment& assignment,
-                                                                      const compute::LoadProgress&)
-                                                  -> Result<std::unique_ptr<compute::Executor>> {
-                                                if (on_load)
-                                                  PRIMA_RETURN_IF_ERROR(on_load(assignment));
-                                                compute::ExecutorOptions options;
-                                                options.windows =
-                                                    windows_of(assignment.route, assignment.device);
-                                                options.is_head = false;
-                                                options.n_ctx = assignment.n_ctx;
-                                                return make_executor(assignment.device, options);
-                                              },
-                                              .on_status =
-                                                  [this, i](const WorkerStatus& status) {
-                                                    statuses[i] = status;
-                                                    if (on_state) on_state(i, status.state);
-                                                  }})
-                         .value();
+    running.worker =
+        Worker::create(
+            network,
+            {.device_name = running.name,
+             .find_heads = [this] { return heads; },
+             .make_executor = [this](const Assignment& assignment, const compute::LoadProgress&)
+                 -> Result<std::unique_ptr<compute::Executor>> {
+               if (on_load) PRIMA_RETURN_IF_ERROR(on_load(assignment));
+               compute::ExecutorOptions options;
+               options.windows = windows_of(assignment.route, assignment.device);
+               options.is_head = false;
+               options.n_ctx = assignment.n_ctx;
+               return make_executor(assignment.device, options);
+             },
+             .profile = [this, name = running.name](const ProfileRequest&,
+                                                    const std::function<bool()>&)
+                 -> Result<std::string> { return on_profile ? on_profile(name) : name + "'s"; },
+             .on_status =
+                 [this, i](const WorkerStatus& status) {
+                   statuses[i] = status;
+                   if (on_state) on_state(i, status.state);
+                 }})
+            .value();
     running.thread =
         network.start_thread("worker", [worker = running.worker.get()] { worker->run(); });
     workers_.push_back(std::move(running));
@@ -103,7 +106,8 @@ class SimulatedWorkers {
   }
 
   Result<std::unique_ptr<RemoteRing>> form() { return form(options_.ring); }
-  Result<std::unique_ptr<RemoteRing>> form(RingOptions options) {
+  Result<std::unique_ptr<RemoteRing>> form(RingOptions options,
+                                           const RingPlanning* planning = nullptr) {
     options.port = kHeadPort;
     return RemoteRing::form(
         world_.host("head"), fake_model(options_.n_layer), options,
@@ -111,12 +115,14 @@ class SimulatedWorkers {
                const compute::LoadProgress&) -> Result<std::unique_ptr<compute::Executor>> {
           return make_executor(kHead, executor);
         },
-        [](std::uint16_t) -> Result<std::shared_ptr<void>> { return std::shared_ptr<void>(); });
+        [](std::uint16_t) -> Result<std::shared_ptr<void>> { return std::shared_ptr<void>(); }, {},
+        planning);
   }
 
   std::vector<transport::Endpoint> heads{{"head", kHeadPort}};  // that workers are told of
   std::function<Status(const Assignment&)> on_load;
   std::function<void(std::uint32_t worker, WorkerStatus::State)> on_state;
+  std::function<Result<std::string>(const std::string& name)> on_profile;
   std::map<std::uint32_t, WorkerStatus> statuses;
   std::vector<std::pair<std::uint32_t, compute::LayerRange>> reads;  // by device
 

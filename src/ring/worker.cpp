@@ -5,6 +5,7 @@
 #include <sodium.h>
 
 #include "base/log.h"
+#include "ring/link_probe.h"
 #include "ring/node.h"
 #include "ring/worker_control.h"
 
@@ -40,6 +41,7 @@ const char* to_string(WorkerStatus::State state) {
     case WorkerStatus::State::searching: return "looking for a head";
     case WorkerStatus::State::greeting: return "greeting";
     case WorkerStatus::State::waiting: return "waiting for work";
+    case WorkerStatus::State::profiling: return "measuring this device";
     case WorkerStatus::State::loading: return "loading";
     case WorkerStatus::State::linking: return "linking";
     case WorkerStatus::State::serving: return "serving";
@@ -148,11 +150,16 @@ std::optional<ErrorCode> Worker::join(const transport::Endpoint& head) {
       }
       break;
     }
+    if (const auto question = control.take_question()) answer(*question, head, control);
     if (state == WorkerControl::State::member && status_.state != WorkerStatus::State::waiting) {
       set_state(WorkerStatus::State::waiting);
     }
     auto incoming = listener_->receive(network_.clock().now() + kLongWait);
-    if (incoming) set_aside(std::move(incoming->message));
+    if (incoming && is_probe(incoming->message)) {
+      answer_probe(*listener_, *incoming);
+    } else if (incoming) {
+      set_aside(std::move(incoming->message));
+    }
   }
   const auto reason = control.reason();
   if (!reason || reason->code == ErrorCode::cancelled) return std::nullopt;
@@ -162,6 +169,27 @@ std::optional<ErrorCode> Worker::join(const transport::Endpoint& head) {
   }
   status_.last_error = message;
   return reason->code;
+}
+
+void Worker::answer(const ControlMessage& question, const transport::Endpoint& head,
+                    WorkerControl& control) {
+  if (const auto* const request = std::get_if<ProfileRequest>(&question)) {
+    set_state(WorkerStatus::State::profiling);
+    Result<std::string> profile =
+        fail(ErrorCode::unsupported, "it does not measure itself", "Say who runs what: --windows");
+    if (options_.profile) {
+      profile = options_.profile(
+          *request, [&] { return !stopping_ && control.state() != WorkerControl::State::left; });
+    }
+    control.send(profile ? ProfileReply{std::move(*profile), std::nullopt}
+                         : ProfileReply{"", profile.error()});
+  } else if (const auto* const link = std::get_if<LinkRequest>(&question)) {
+    const Neighbour& to = link->neighbour;
+    const auto measured = measure_link(network_, {to.host.empty() ? head.host : to.host, to.port},
+                                       link->step_bytes, link->most_bytes);
+    if (!measured) log::warn("{}:{}: {}", to.host, to.port, measured.error().message());
+    control.send(LinkReply{to.device, measured ? std::optional(*measured) : std::nullopt});
+  }
 }
 
 Result<std::unique_ptr<compute::Executor>> Worker::load(const Assignment& assignment,

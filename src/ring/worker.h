@@ -9,7 +9,7 @@
 //
 //   searching  knows no head that wants it; looks for one every kSearchInterval
 //   greeting   has said hello, awaits the welcome
-//   waiting    belongs to a head that gathers devices
+//   waiting    belongs to a head that gathers devices; answers what its planner asks
 //   loading    reads its layers; heartbeats go on from the control thread
 //   linking    waits for the neighbour's first message
 //   serving    runs steps; sleeps while there are none
@@ -37,7 +37,7 @@ class WorkerControl;
 class Node;
 
 struct WorkerStatus {
-  enum class State { searching, greeting, waiting, loading, linking, serving };
+  enum class State { searching, greeting, waiting, profiling, loading, linking, serving };
 
   State state = State::searching;
   std::string head;  // where it is
@@ -59,6 +59,10 @@ struct WorkerOptions {
   std::function<Result<std::unique_ptr<compute::Executor>>(const Assignment&,
                                                            const compute::LoadProgress&)>
       make_executor;
+  // What this device can do with that model (profile/device_profile_json.h); `go_on` is asked now
+  // and then. Empty: planners do without.
+  std::function<Result<std::string>(const ProfileRequest&, const std::function<bool()>& go_on)>
+      profile{};
   // Called on every change, from the thread that runs.
   std::function<void(const WorkerStatus&)> on_status;
 };
@@ -84,6 +88,8 @@ class Worker {
   // Until the head has finished or is lost. Why it was of no use, if so: unavailable where it does
   // not answer.
   std::optional<ErrorCode> join(const transport::Endpoint& head);
+  void answer(const ControlMessage& question, const transport::Endpoint& head,
+              WorkerControl& control);
   Status serve(const Assignment& assignment, const transport::Endpoint& head,
                WorkerControl& control);
   Result<std::unique_ptr<compute::Executor>> load(const Assignment& assignment,

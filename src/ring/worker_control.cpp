@@ -38,6 +38,11 @@ std::optional<Assignment> WorkerControl::take_assignment() {
   return std::exchange(assignment_, std::nullopt);
 }
 
+std::optional<ControlMessage> WorkerControl::take_question() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(question_, std::nullopt);
+}
+
 void WorkerControl::send(ControlMessage message) {
   {
     const std::lock_guard lock(mutex_);
@@ -68,6 +73,9 @@ void WorkerControl::take(ControlMessage message) {
     leave(std::move(refusal->error));
   } else if (auto* const assignment = std::get_if<Assignment>(&message)) {
     assignment_ = std::move(*assignment);
+  } else if (std::holds_alternative<ProfileRequest>(message) ||
+             std::holds_alternative<LinkRequest>(message)) {
+    question_ = std::move(message);
   } else if (const auto* const heartbeat = std::get_if<Heartbeat>(&message)) {
     if (heartbeat->session == session_ && heartbeat->epoch > epoch_) epoch_ = heartbeat->epoch;
   } else if (auto* const release = std::get_if<Release>(&message)) {

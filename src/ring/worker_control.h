@@ -37,6 +37,8 @@ class WorkerControl {
   // Why it left.
   std::optional<Error> reason();
   std::optional<Assignment> take_assignment();
+  // ProfileRequest or LinkRequest, each to be answered.
+  std::optional<ControlMessage> take_question();
   // Steps of earlier epochs are not worth computing any more.
   std::uint32_t epoch() const { return epoch_; }
 
@@ -60,6 +62,7 @@ class WorkerControl {
   State state_ = State::greeting;
   std::optional<Error> reason_;
   std::optional<Assignment> assignment_;
+  std::optional<ControlMessage> question_;  // the last: a head asks one thing at a time
   std::vector<ControlMessage> outgoing_;
   std::uint64_t session_ = 0;
   std::function<NodeProgress()> progress_;

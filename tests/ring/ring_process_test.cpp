@@ -80,9 +80,9 @@ TEST_F(RingProcesses, GiveTheSameTokensForEverySplit) {
   const auto first = join("first");
   const auto second = join("second");
   const auto third = join("third");
-  EXPECT_EQ(tokens({"--workers", "1"}), alone);
+  EXPECT_EQ(tokens({"--workers", "1", "--rounds", "1"}), alone);
   EXPECT_EQ(tokens({"--workers", "2", "--windows", "0,3,1", "--rounds", "2"}), alone);
-  EXPECT_EQ(tokens({"--workers", "3"}), alone);
+  EXPECT_EQ(tokens({"--workers", "3", "--rounds", "1"}), alone);
   EXPECT_EQ(tokens({"--workers", "3", "--rounds", "2"}), alone);
   EXPECT_EQ(tokens({"--workers", "3", "--windows", "1,0,1,0", "--rounds", "4"}), alone);
   for (const auto& worker : {&first, &second, &third}) {
@@ -95,7 +95,7 @@ TEST_F(RingProcesses, NameAWorkerThatIsKilledOrStopsAndServeOnWithTheRest) {
   for (const int signal : {SIGKILL, SIGSTOP}) {
     const auto steady = join("steady");
     const auto victim = join("victim");
-    const auto head = run("4000", {"-c", "4096", "--workers", "2"});
+    const auto head = run("4000", {"-c", "4096", "--workers", "2", "--rounds", "1"});
     ASSERT_TRUE(victim->says("serving", kPatience)) << head->output();
     std::this_thread::sleep_for(std::chrono::milliseconds(200));
     ASSERT_FALSE(head->wait(Seconds(0))) << "finished too early: " << head->output();
@@ -105,7 +105,7 @@ TEST_F(RingProcesses, NameAWorkerThatIsKilledOrStopsAndServeOnWithTheRest) {
     // Five seconds are promised; a busy machine is forgiven a little.
     EXPECT_LT(Seconds(std::chrono::steady_clock::now() - struck), Seconds(7));
     EXPECT_THAT(head->output(), HasSubstr("victim"));
-    EXPECT_NE(tokens({"--workers", "1"}), "");
+    EXPECT_NE(tokens({"--workers", "1", "--rounds", "1"}), "");
     // What wakes up again joins again, as does what is started again.
     std::unique_ptr<Process> restarted;
     if (signal == SIGSTOP) {
@@ -113,7 +113,7 @@ TEST_F(RingProcesses, NameAWorkerThatIsKilledOrStopsAndServeOnWithTheRest) {
     } else {
       restarted = join("victim");
     }
-    EXPECT_NE(tokens({"--workers", "2"}), "");
+    EXPECT_NE(tokens({"--workers", "2", "--rounds", "1"}), "");
   }
 }
 
@@ -158,11 +158,11 @@ TEST_F(RingProcesses, ServeAThousandRequestsWithoutGrowing) {
 
 TEST_F(RingProcesses, AreFreeAgainWhenTheirHeadIsKilled) {
   const auto worker = join("worker");
-  const auto head = run("4000", {"-c", "4096", "--workers", "1"});
+  const auto head = run("4000", {"-c", "4096", "--workers", "1", "--rounds", "1"});
   ASSERT_TRUE(worker->says("serving", kPatience)) << head->output();
   head->send(SIGKILL);
   EXPECT_TRUE(worker->says("looking for a head", Seconds(12), 2)) << worker->output();
-  EXPECT_NE(tokens({"--workers", "1"}), "");
+  EXPECT_NE(tokens({"--workers", "1", "--rounds", "1"}), "");
 }
 
 TEST_F(RingProcesses, RefuseAModelThatDiffersByOneByte) {
@@ -176,7 +176,7 @@ TEST_F(RingProcesses, RefuseAModelThatDiffersByOneByte) {
     bytes[changed] = static_cast<char>(bytes[changed] ^ 1);
     std::ofstream(other, std::ios::binary) << bytes;
     const auto worker = join("stranger", other);
-    const auto head = run("8", {"--workers", "1"});
+    const auto head = run("8", {"--workers", "1", "--rounds", "1"});
     EXPECT_EQ(head->wait(kPatience), 1) << head->output();
     EXPECT_THAT(head->output(), HasSubstr("is not on this device"));
     EXPECT_THAT(head->output(), HasSubstr("stranger"));
@@ -186,7 +186,8 @@ TEST_F(RingProcesses, RefuseAModelThatDiffersByOneByte) {
 
 TEST_F(RingProcesses, SleepWhileTheyWait) {
   const auto worker = join("sleeper");
-  EXPECT_NE(tokens({"--workers", "1"}), "");  // it has computed, and its threads are there
+  EXPECT_NE(tokens({"--workers", "1", "--rounds", "1"}),
+            "");  // it has computed, and its threads are there
   ASSERT_TRUE(worker->says("looking for a head", kPatience, 2));
   const Seconds before = worker->processor_time();
   constexpr Seconds kWatched(4);
@@ -197,7 +198,7 @@ TEST_F(RingProcesses, SleepWhileTheyWait) {
 TEST_F(RingProcesses, WithAnotherKeyStayOut) {
   const std::string key = (folder_ / "other.key").string();
   const auto stranger = start({"join", "-m", model_, "--key-file", key, "--name", "stranger"});
-  const auto head = run("8", {"--workers", "1"});
+  const auto head = run("8", {"--workers", "1", "--rounds", "1"});
   EXPECT_FALSE(head->wait(Seconds(2)));
   const auto friendly = join("friend");
   EXPECT_EQ(head->wait(kPatience), 0) << head->output();

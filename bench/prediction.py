@@ -1,0 +1,343 @@
+#!/usr/bin/env python3
+"""Is what the planner predicts what then happens?
+
+    sudo bench/prediction.py --prima build/release/prima --model model.gguf [--only 3,4] [--neighbours 10]
+
+Emulates home clusters on this machine: each device is a process in a network namespace of its own,
+with its memory and its disk limited by cgroups (v1), its link by tc's tbf. For each configuration it
+starts `prima join` on the workers and `prima run` without a plan on the head, and prints the time per
+token that the plan promised beside the one that was measured.
+
+The devices share this machine's processor. With one sequence they compute in turn, so each has the
+whole processor while it is its turn, and its profile is taken just so: `prima profile` holds a lock, so
+that devices of one computer measure one after the other. Devices are made uneven by --threads. Nothing
+else may run meanwhile.
+
+--neighbours N: also runs the chosen plan and its neighbours (rounds halved and doubled, a layer moved, a
+device dropped) N times each, in turns, and prints how each compares, with a 95 % interval.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+
+# Memory is in shares of the model's weights, so that any model will do.
+CONFIGURATIONS = [
+    # name, link (Mbit/s), devices: (memory as a share of the weights or None, disk MB/s, threads)
+    ("one device, fits", 0, [(None, 0, 2)]),
+    ("one device, half fits, fast disk", 0, [(0.5, 1000, 2)]),
+    ("one device, half fits, slow disk", 0, [(0.5, 200, 2)]),
+    ("one slow device, three quarters fit", 0, [(0.75, 300, 1)]),
+    ("two devices, fit together", 300, [(0.7, 300, 2), (0.7, 300, 2)]),
+    ("two devices, do not fit, even", 300, [(0.45, 300, 2), (0.45, 300, 2)]),
+    ("two devices, one slow", 300, [(0.7, 300, 2), (0.8, 300, 1)]),
+    ("two devices, one slow disk", 300, [(0.45, 150, 2), (0.45, 800, 2)]),
+    ("three devices, fit together", 300, [(0.5, 300, 2), (0.5, 300, 2), (0.5, 300, 1)]),
+    ("three devices, do not fit", 300, [(0.32, 300, 2), (0.32, 300, 2), (0.32, 300, 2)]),
+    ("four devices, fit together", 100, [(0.4, 300, 2)] * 4),
+    ("four devices, do not fit, uneven", 100,
+     [(0.3, 400, 2), (0.25, 200, 2), (0.2, 400, 2), (0.25, 300, 1)]),
+]
+
+CGROUPS = "/sys/fs/cgroup"
+# What a program, its buffers and the reserve take of a device's memory besides the model.
+BESIDES = 300 << 20
+
+
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(str(text))
+
+
+class Cluster:
+    """Namespaces, cgroups and folders of some devices; taken away at the end."""
+
+    def __init__(self, prima, model, work, name, devices, mbit):
+        self.prima, self.model, self.work, self.devices = prima, model, work, devices
+        self.net = f"prima-{os.getpid()}"
+        self.processes = []
+        self.groups = []
+        self.namespaces = []
+        disk = os.stat(model).st_dev
+        self.disk = self.whole_disk(os.major(disk), os.minor(disk))
+        if len(devices) > 1:
+            self.namespace("switch")
+            self.sh(f"ip -n {self.net}-switch link add bridge type bridge")
+            self.sh(f"ip -n {self.net}-switch link set bridge up")
+        for number, (memory, disk_mb, _) in enumerate(devices):
+            self.device(number, memory, disk_mb, mbit, len(devices) > 1)
+
+    @staticmethod
+    def sh(command):
+        subprocess.run(command, shell=True, check=True, stdout=subprocess.DEVNULL)
+
+    @staticmethod
+    def whole_disk(major, minor):
+        path = os.path.realpath(f"/sys/dev/block/{major}:{minor}")
+        if os.path.exists(os.path.join(path, "partition")):
+            path = os.path.dirname(path)
+        with open(os.path.join(path, "dev")) as file:
+            return file.read().strip()
+
+    def namespace(self, name):
+        self.sh(f"ip netns add {self.net}-{name}")
+        self.namespaces.append(f"{self.net}-{name}")
+        self.sh(f"ip -n {self.net}-{name} link set lo up")
+
+    def device(self, number, memory, disk_mb, mbit, networked):
+        folder = self.folder(number)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        for controller in ("memory", "blkio"):
+            group = f"{CGROUPS}/{controller}/{self.net}-{number}"
+            os.makedirs(group, exist_ok=True)
+            self.groups.append(group)
+        if memory:
+            write(f"{CGROUPS}/memory/{self.net}-{number}/memory.limit_in_bytes", memory)
+        if disk_mb:
+            write(f"{CGROUPS}/blkio/{self.net}-{number}/blkio.throttle.read_bps_device",
+                  f"{self.disk} {disk_mb * 1000000}")
+        if not networked:
+            return
+        self.namespace(f"d{number}")
+        self.sh(f"ip -n {self.net}-switch link add to-{number} type veth peer name eth0 "
+                f"netns {self.net}-d{number}")
+        self.sh(f"ip -n {self.net}-switch link set to-{number} master bridge up")
+        self.sh(f"ip -n {self.net}-d{number} addr add 10.78.0.{number + 1}/24 dev eth0")
+        self.sh(f"ip -n {self.net}-d{number} link set eth0 up")
+        self.sh(f"tc -n {self.net}-d{number} qdisc add dev eth0 root tbf rate {mbit}mbit "
+                f"burst 64kb latency 2000ms")
+
+    def folder(self, number):
+        return os.path.join(self.work, f"device{number}")
+
+    def start(self, number, arguments, log):
+        """The program as device `number`."""
+        inside = ["ip", "netns", "exec", f"{self.net}-d{number}"] if len(self.devices) > 1 else []
+        groups = [f"{CGROUPS}/{c}/{self.net}-{number}/cgroup.procs" for c in ("memory", "blkio")]
+        join = "; ".join(f"echo $$ > {group}" for group in groups)
+        environment = dict(os.environ, XDG_RUNTIME_DIR=self.folder(number),
+                           XDG_CONFIG_HOME=self.work, XDG_CACHE_HOME=self.folder(number))
+        command = inside + ["bash", "-c", f"{join}; exec \"$@\"", "bash", self.prima] + arguments
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL,
+                                   stderr=open(log, "w"), stdin=subprocess.DEVNULL)
+        self.processes.append(process)
+        return process
+
+    def start_workers(self):
+        for number in range(1, len(self.devices)):
+            self.start(number, ["join", "-m", self.model, "--name", f"device{number}", "--head",
+                                "10.78.0.1:47100", "--threads", str(self.devices[number][2])],
+                       os.path.join(self.work, f"join{number}.log"))
+
+    def run(self, tokens, prompt, extra=()):
+        """One answer; what was promised and what was measured, in seconds per token."""
+        report = os.path.join(self.work, "report.json")
+        log = os.path.join(self.work, "run.log")
+        if os.path.exists(report):
+            os.remove(report)
+        arguments = ["run", "-m", self.model, "--raw", "-p", prompt, "-n", str(tokens), "--temp",
+                     "0", "--ignore-end", "--json", report, "-c", "1024", "--threads",
+                     str(self.devices[0][2])]
+        if len(self.devices) > 1:
+            arguments += ["--port", "47100", "--workers", str(len(self.devices) - 1)]
+        started = time.time()
+        process = self.start(0, arguments + list(extra), log)
+        try:
+            status = process.wait(timeout=240)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = "none in 240 s"
+        text = open(log).read()
+        if status != 0:
+            raise RuntimeError(f"exit status {status}:\n{text}")
+        expected = re.search(r"expected: ([0-9.]+) ms per token", text)
+        return {"predicted": float(expected.group(1)) / 1e3 if expected else None,
+                "measured": json.load(open(report))["tpot_ms"] / 1e3,
+                "seconds": time.time() - started, "log": text}
+
+    def plan(self, path):
+        arguments = ["plan", "-m", self.model, "-c", "1024", "--json", "--no-what-if", "--threads",
+                     str(self.devices[0][2])]
+        if len(self.devices) > 1:
+            arguments += ["--port", "47100", "--workers", str(len(self.devices) - 1)]
+        log = os.path.join(self.work, "plan.log")
+        inside = ["ip", "netns", "exec", f"{self.net}-d0"] if len(self.devices) > 1 else []
+        groups = [f"{CGROUPS}/{c}/{self.net}-0/cgroup.procs" for c in ("memory", "blkio")]
+        join = "; ".join(f"echo $$ > {group}" for group in groups)
+        environment = dict(os.environ, XDG_RUNTIME_DIR=self.folder(0), XDG_CONFIG_HOME=self.work,
+                           XDG_CACHE_HOME=self.folder(0))
+        done = subprocess.run(inside + ["bash", "-c", f"{join}; exec \"$@\"", "bash", self.prima] +
+                              arguments, env=environment, stdout=open(path, "w"),
+                              stderr=open(log, "w"), timeout=120)
+        if done.returncode != 0:
+            raise RuntimeError(open(log).read())
+
+    def close(self):
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.processes:
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for group in self.groups:
+            for _ in range(50):
+                try:
+                    os.rmdir(group)
+                    break
+                except OSError:
+                    time.sleep(0.1)
+        for namespace in self.namespaces:
+            subprocess.run(["ip", "netns", "del", namespace])
+
+
+def windows_of(plan):
+    """Layers by round and device."""
+    rounds = plan["rounds"]
+    return [[device["windows"][r][1] for device in plan["devices"]] for r in range(rounds)]
+
+
+def with_windows(plan, windows):
+    """The plan with other windows: slots and budgets stay, so what is streamed follows."""
+    changed = json.loads(json.dumps(plan))
+    changed["rounds"] = len(windows)
+    for device in changed["devices"]:
+        device["windows"] = []
+    first = 0
+    for row in windows:
+        for device, layers in zip(changed["devices"], row):
+            device["windows"].append([first, layers, [0] * len(device["gpu_names"])])
+            first += layers
+    return changed
+
+
+def dealt(total, rounds):
+    return [(total * (r + 1) + rounds - 1) // rounds - (total * r + rounds - 1) // rounds
+            for r in range(rounds)]
+
+
+def re_dealt(plan, counts, rounds):
+    per_device = [dealt(count, rounds) for count in counts]
+    return with_windows(plan, [[d[r] for d in per_device] for r in range(rounds)])
+
+
+def neighbours_of(plan):
+    windows = windows_of(plan)
+    rounds = len(windows)
+    counts = [sum(column) for column in zip(*windows)]
+    result = {}
+    if rounds > 1:
+        result["rounds halved"] = re_dealt(plan, counts, rounds // 2)
+    if len(counts) > 1 and 2 * rounds <= max(counts):
+        result["rounds doubled"] = re_dealt(plan, counts, 2 * rounds)
+    for giver in range(len(counts)):
+        for taker in range(len(counts)):
+            if giver == taker or counts[giver] == 0:
+                continue
+            moved = list(counts)
+            moved[giver] -= 1
+            moved[taker] += 1
+            result[f"a layer from device {giver} to {taker}"] = re_dealt(plan, moved, rounds)
+    for dropped in range(1, len(counts)):
+        rest = [i for i in range(len(counts)) if i != dropped and counts[i] > 0]
+        if counts[dropped] == 0 or not rest:
+            continue
+        moved = list(counts)
+        for n in range(counts[dropped]):
+            moved[rest[n % len(rest)]] += 1
+        moved[dropped] = 0
+        result[f"without device {dropped}"] = re_dealt(plan, moved, rounds)
+    return result
+
+
+# Student's t for 95 %, by pairs less one.
+T = [0, 12.7, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13]
+
+
+def compare(cluster, work, pairs, tokens, prompt):
+    path = os.path.join(work, "plan.json")
+    cluster.plan(path)
+    plan = json.load(open(path))
+    for name, neighbour in neighbours_of(plan).items():
+        other = os.path.join(work, "neighbour.json")
+        json.dump(neighbour, open(other, "w"))
+        logs = []
+        for pair in range(pairs):
+            order = [path, other] if pair % 2 == 0 else [other, path]
+            try:
+                times = {p: cluster.run(tokens, prompt, ["--plan", p])["measured"] for p in order}
+            except RuntimeError as error:
+                print(f"    {name}: can't run: {str(error).strip().splitlines()[-1]}", flush=True)
+                break
+            logs.append(math.log(times[other] / times[path]))
+        if len(logs) < 2:
+            continue
+        mean = sum(logs) / len(logs)
+        deviation = math.sqrt(sum((x - mean)**2 for x in logs) / (len(logs) - 1))
+        half = T[min(len(logs) - 1, len(T) - 1)] * deviation / math.sqrt(len(logs))
+        print(f"    {name}: takes {math.exp(mean):.3f} of the plan's time "
+              f"[{math.exp(mean - half):.3f}, {math.exp(mean + half):.3f}], {len(logs)} pairs",
+              flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prima", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--only", help="numbers of configurations, from 1")
+    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--neighbours", type=int, default=0)
+    parser.add_argument("--keep", help="a folder for profiles and logs")
+    options = parser.parse_args()
+    prima, model = os.path.abspath(options.prima), os.path.abspath(options.model)
+    chosen = [int(n) for n in options.only.split(",")] if options.only else range(
+        1, len(CONFIGURATIONS) + 1)
+    weights = os.path.getsize(model)
+    misses = 0
+    print(f"{'configuration':<42}{'predicted':>11}{'measured':>11}{'error':>8}", flush=True)
+    for number in chosen:
+        name, mbit, devices = CONFIGURATIONS[number - 1]
+        sized = [(int(share * weights) + BESIDES if share else 0, disk, threads)
+                 for share, disk, threads in devices]
+        work = os.path.join(options.keep, str(number)) if options.keep else tempfile.mkdtemp()
+        os.makedirs(work, mode=0o700, exist_ok=True)
+        cluster = Cluster(prima, model, work, name, sized, mbit)
+        try:
+            cluster.start_workers()
+            result = cluster.run(options.tokens, "Once upon a time")
+            if result["predicted"] is None:
+                raise RuntimeError("no prediction:\n" + result["log"])
+            error = result["predicted"] / result["measured"] - 1
+            misses += abs(error) > 0.15
+            print(f"{number:>2} {name:<39}{1e3 * result['predicted']:>8.0f} ms"
+                  f"{1e3 * result['measured']:>8.0f} ms{100 * error:>+7.1f}%", flush=True)
+            for line in result["log"].splitlines():
+                if line.startswith("Plan:"):
+                    print("    " + line, flush=True)
+            if options.neighbours:
+                compare(cluster, work, options.neighbours, options.tokens, "Once upon a time")
+        except RuntimeError as error:
+            misses += 1
+            print(f"{number:>2} {name:<39} failed: {error}", flush=True)
+        finally:
+            cluster.close()
+            if not options.keep:
+                shutil.rmtree(work, ignore_errors=True)
+    print(f"{misses} of {len(list(chosen))} off by more than 15 %")
+    return 1 if misses else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+// This device's profile, as `prima profile`, `prima run` and `prima join` ask for it.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "base/result.h"
+#include "cli/processor_options.h"
+#include "model/model_file.h"
+#include "plan/model_shape.h"
+#include "profile/profile_device.h"
+
+namespace prima::cli {
+
+struct ProfileOptions {
+  ProcessorOptions processor;
+  std::string device_name{};  // empty: the host's name
+  ggml_type kv_type = GGML_TYPE_F16;
+  bool is_head = true;
+  bool fresh = false;
+  bool only_known = false;  // fail with not_found rather than measure
+};
+
+// The model as the planner sees it, with a KV cache of that type.
+plan::ModelShape planned_shape(const model::ModelFile& model, ggml_type kv_type);
+
+// From the cache, or measured with its progress on the terminal. `go_on`: asked now and then.
+Result<profile::ProfileResult> profile_this_device(const model::ModelFile& model,
+                                                   const ProfileOptions& options,
+                                                   const std::function<bool()>& go_on = {});
+
+// Where profiles are kept: the user's folder, or nowhere that lasts.
+profile::ProfileCache profile_cache();
+
+}  // namespace prima::cli

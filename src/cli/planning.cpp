@@ -1,0 +1,346 @@
+#include "cli/planning.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "cli/device_profile.h"
+#include "cli/text_file.h"
+#include "compute/gpu.h"
+#include "plan/explain.h"
+#include "plan/halda.h"
+#include "plan/plan_json.h"
+#include "profile/device_profile_json.h"
+#include "weights/budget.h"
+
+namespace prima::cli {
+namespace {
+
+// A link over which no answer came. Planning goes on: no plan will use it.
+constexpr profile::LinkProfile kUnreachable{600, 1, 1, false};
+
+std::string printed(const char* format, auto... values) {
+  char text[256];
+  std::snprintf(text, sizeof text, format, values...);
+  return text;
+}
+
+std::string link_key(const ring::OfferedDevice& a, const ring::OfferedDevice& b) {
+  return "link " + a.name + " " + a.address + " " + b.name + " " + b.address;
+}
+
+std::optional<profile::LinkProfile> known_link(const ring::OfferedDevice& a,
+                                               const ring::OfferedDevice& b) {
+  return profile_cache().find_link(link_key(a, b));
+}
+
+plan::LinkFormat link_format(const std::string& name) {
+  for (const auto format : {plan::LinkFormat::f16, plan::LinkFormat::q8_0}) {
+    if (name == plan::to_string(format)) return format;
+  }
+  return plan::LinkFormat::f32;
+}
+
+ggml_type link_type(plan::LinkFormat format) {
+  switch (format) {
+    case plan::LinkFormat::f32: return GGML_TYPE_F32;
+    case plan::LinkFormat::f16: return GGML_TYPE_F16;
+    case plan::LinkFormat::q8_0: return GGML_TYPE_Q8_0;
+  }
+  return GGML_TYPE_F32;
+}
+
+bool streams(const plan::DevicePlan& device) { return device.slot_bytes > 0; }
+
+ring::DeviceShare share_of(const plan::DevicePlan& device, const profile::DeviceProfile* profile) {
+  ring::DeviceShare share;
+  share.memory = ring::kAllInMemory;
+  if (streams(device)) {
+    // The plan's budget leaves the compute buffers out, the device's counts them.
+    share.memory = device.budget_bytes + device.compute_buffer_bytes;
+    share.slot_bytes = device.slot_bytes;
+  }
+  const std::size_t n_gpus = profile != nullptr ? profile->gpus.size() : device.gpu_names.size();
+  for (std::size_t gpu = 0; gpu < n_gpus; ++gpu) {
+    compute::GpuPlacement placement;
+    placement.device = profile != nullptr ? profile->gpus[gpu].name : device.gpu_names[gpu];
+    placement.output_layer = device.output_gpu == static_cast<int>(gpu);
+    for (const plan::Window& window : device.windows) {
+      std::uint32_t first = window.first_layer;
+      for (std::size_t before = 0; before < gpu; ++before) first += window.gpu_layers[before];
+      if (window.gpu_layers[gpu] > 0) {
+        placement.layers.push_back({first, first + window.gpu_layers[gpu]});
+      }
+    }
+    if (!placement.layers.empty() || placement.output_layer) {
+      share.gpus.push_back(std::move(placement));
+    }
+  }
+  return share;
+}
+
+class Planner {
+ public:
+  Planner(const model::ModelFile& model, DeviceOptions options, std::uint32_t n_ctx)
+      : model_(model),
+        options_(std::move(options)),
+        kv_type_(kv_type_of(options_)),
+        shape_(planned_shape(model, kv_type_)) {
+    request_.n_ctx = n_ctx;
+    request_.prompt_tokens = std::min(request_.prompt_tokens, std::max(1u, n_ctx / 2));
+    request_.answer_tokens = std::min(request_.answer_tokens, n_ctx / 2);
+    request_.link_formats = {link_format(options_.link_type)};
+  }
+
+  Result<std::string> profile() const { return profile_text(/*only_known=*/false); }
+
+  Result<ring::RingPlan> plan(const ring::RingOffer& offer) const {
+    if (options_.plan_file) return plan_from_file(offer);
+    PRIMA_ASSIGN_OR_RETURN(const OfferedCluster offered, cluster_of(offer));
+    keep_links(offer);
+    PRIMA_ASSIGN_OR_RETURN(plan::Plan plan, plan::make_plan(offered.cluster, shape_, request_));
+    PRIMA_ASSIGN_OR_RETURN(plan.left_out, plan::left_out_of(plan, offered.cluster, shape_));
+    plan.left_out.insert(plan.left_out.end(), offered.unplanned.begin(), offered.unplanned.end());
+    std::fprintf(stderr, "%s\n", plan_summary(plan).c_str());
+    return ring_plan_of(plan, offered.devices, offered.cluster.devices);
+  }
+
+  // Measures only where there is something to decide: a GPU, or weights that do not fit.
+  Result<ring::DeviceShare> alone() const {
+    ring::RingOffer offer{{{ring::host_name(), "", "", ""}}, {}};
+    if (options_.plan_file) {
+      PRIMA_ASSIGN_OR_RETURN(const ring::RingPlan plan, plan_from_file(offer));
+      return plan.shares.front();
+    }
+    if (options_.processor.gpu_layers > 0) return ring::DeviceShare{};  // said by hand
+    const bool decides = !fits() || !compute::list_gpus().empty();
+    auto profile = profile_text(/*only_known=*/!decides);
+    if (!profile && decides) return tl::unexpected(std::move(profile.error()));
+    if (!profile) return ring::DeviceShare{};
+    offer.devices.front().profile = std::move(*profile);
+    PRIMA_ASSIGN_OR_RETURN(const ring::RingPlan plan, this->plan(offer));
+    return plan.shares.front();
+  }
+
+  Result<ring::RingOffer> offer_alone() const {
+    ring::RingOffer offer;
+    PRIMA_ASSIGN_OR_RETURN(std::string profile, this->profile());
+    offer.devices.push_back({ring::host_name(), "", std::move(profile), ""});
+    return offer;
+  }
+
+  void keep_links(const ring::RingOffer& offer) const {
+    const std::size_t n = offer.devices.size();
+    for (std::size_t a = 0; a < n; ++a) {
+      for (std::size_t b = a + 1; b < n; ++b) {
+        const auto& link = offer.links[plan::link_index(n, a, b)];
+        if (!link) continue;
+        // Not kept: measured again next time.
+        static_cast<void>(
+            profile_cache().store_link(link_key(offer.devices[a], offer.devices[b]), *link));
+      }
+    }
+  }
+
+ private:
+  Result<std::string> profile_text(bool only_known) const {
+    PRIMA_ASSIGN_OR_RETURN(const auto result,
+                           profile_this_device(model_, {.processor = options_.processor,
+                                                        .kv_type = kv_type_,
+                                                        .only_known = only_known}));
+    return profile::to_json(result.profile);
+  }
+
+  // Whether this device alone can hold everything.
+  bool fits() const {
+    compute::ExecutorOptions executor;
+    if (!apply(options_.processor, executor)) return true;  // check() has seen it succeed
+    const auto budget = weights::measure_budget(executor.memory);
+    if (!budget) return true;  // a system that does not say
+    return plan::weight_bytes(shape_) + plan::kv_bytes(shape_, request_.n_ctx) +
+               shape_.buffer_bytes <=
+           budget->for_layers();
+  }
+
+  Result<ring::RingPlan> plan_from_file(const ring::RingOffer& offer) const {
+    PRIMA_ASSIGN_OR_RETURN(const std::string text, read_text_file(*options_.plan_file));
+    PRIMA_ASSIGN_OR_RETURN(plan::Plan plan,
+                           plan::plan_from_json(text, options_.plan_file->string()));
+    if (plan.n_layer != shape_.layers.size()) {
+      return fail(ErrorCode::invalid_argument,
+                  options_.plan_file->string() + " is for a model of " +
+                      std::to_string(plan.n_layer) + " layers, this one has " +
+                      std::to_string(shape_.layers.size()),
+                  "Make a plan for this model");
+    }
+    if (plan.request.n_ctx < request_.n_ctx) {
+      return fail(ErrorCode::invalid_argument,
+                  options_.plan_file->string() + " leaves room for " +
+                      std::to_string(plan.request.n_ctx) + " tokens of context, not for " +
+                      std::to_string(request_.n_ctx),
+                  "Ask for a context of " + std::to_string(plan.request.n_ctx) + " (-c)");
+    }
+    std::vector<std::uint32_t> devices;
+    for (std::size_t place = 0; place < plan.ring.size(); ++place) {
+      plan::DevicePlan& device = plan.ring[place];
+      device.device = place;
+      std::uint32_t found = ring::kHead;  // this device is the head, whatever it is called
+      if (place > 0) {
+        for (found = 1; found < offer.devices.size(); ++found) {
+          if (offer.devices[found].name == device.name) break;
+        }
+      }
+      if (found == offer.devices.size()) {
+        std::string there;
+        for (std::size_t i = 1; i < offer.devices.size(); ++i) {
+          there += (there.empty() ? "" : ", ") + offer.devices[i].name;
+        }
+        return fail(ErrorCode::not_found,
+                    options_.plan_file->string() + " needs " + device.name +
+                        ", which has not joined" + (there.empty() ? "" : "; there are " + there),
+                    "Start prima join on it with --name " + device.name);
+      }
+      devices.push_back(found);
+    }
+    std::fprintf(stderr, "%s\n", plan_summary(plan).c_str());
+    return ring_plan_of(plan, devices, {});
+  }
+
+  const model::ModelFile& model_;
+  const DeviceOptions options_;
+  const ggml_type kv_type_;
+  const plan::ModelShape shape_;
+  plan::Request request_;
+};
+
+}  // namespace
+
+Result<OfferedCluster> cluster_of(const ring::RingOffer& offer) {
+  OfferedCluster offered;
+  for (std::uint32_t i = 0; i < offer.devices.size(); ++i) {
+    const ring::OfferedDevice& device = offer.devices[i];
+    auto profile = profile::profile_from_json(device.profile, "the profile of " + device.name);
+    if (!profile) {
+      const std::string why = device.problem.empty() ? profile.error().message() : device.problem;
+      if (i == ring::kHead) return tl::unexpected(profile.error());
+      offered.unplanned.push_back({i, device.name, why});
+      continue;
+    }
+    profile->name = device.name;
+    // Two devices may have the same name.
+    for (const profile::DeviceProfile& other : offered.cluster.devices) {
+      if (other.name == profile->name) profile->name += " (" + std::to_string(i) + ")";
+    }
+    offered.cluster.devices.push_back(std::move(*profile));
+    offered.devices.push_back(i);
+  }
+  const std::size_t n = offer.devices.size();
+  for (std::size_t a = 0; a < offered.devices.size(); ++a) {
+    for (std::size_t b = a + 1; b < offered.devices.size(); ++b) {
+      const auto& link = offer.links[plan::link_index(n, offered.devices[a], offered.devices[b])];
+      offered.cluster.links.push_back(link.value_or(kUnreachable));
+    }
+  }
+  return offered;
+}
+
+Result<OfferedCluster> joined_cluster(const model::ModelFile& model, const DeviceOptions& options,
+                                      std::uint32_t n_ctx) {
+  const Planner planner(model, options, n_ctx);
+  std::optional<OfferedCluster> joined;
+  // Having seen the offer, it wants no ring.
+  const auto look = [&](const ring::RingOffer& offer) -> Status {
+    PRIMA_ASSIGN_OR_RETURN(joined, cluster_of(offer));
+    planner.keep_links(offer);
+    return fail(ErrorCode::cancelled, "Cancelled");
+  };
+  ring::RingOptions formation = ring_options(options, n_ctx);
+  formation.make_planning = [&](const model::ModelFile&) {
+    return ring::RingPlanning{.profile = [&] { return planner.profile(); },
+                              .known_link = known_link,
+                              .plan = [&](const ring::RingOffer& offer) -> Result<ring::RingPlan> {
+                                return tl::unexpected(look(offer).error());
+                              },
+                              .alone = [&]() -> Result<ring::DeviceShare> {
+                                PRIMA_ASSIGN_OR_RETURN(const ring::RingOffer offer,
+                                                       planner.offer_alone());
+                                return tl::unexpected(look(offer).error());
+                              }};
+  };
+  const InterruptGuard interrupt;
+  const auto ring = form_ring_visibly(model, formation, interrupt);
+  if (joined) return std::move(*joined);
+  return tl::unexpected(ring.error());
+}
+
+ring::RingPlan ring_plan_of(const plan::Plan& plan, const std::vector<std::uint32_t>& devices,
+                            const std::vector<profile::DeviceProfile>& profiles) {
+  ring::RingPlan result;
+  result.rounds = plan.rounds;
+  for (const plan::DevicePlan& device : plan.ring) {
+    result.devices.push_back(devices[device.device]);
+    result.shares.push_back(
+        share_of(device, profiles.empty() ? nullptr : &profiles[device.device]));
+  }
+  for (std::uint32_t round = 0; round < plan.rounds; ++round) {
+    for (std::uint32_t place = 0; place < plan.ring.size(); ++place) {
+      const plan::Window& window = plan.ring[place].windows[round];
+      if (window.n_layers == 0) continue;
+      const std::uint32_t last = window.first_layer + window.n_layers;
+      auto& hops = result.route.hops;
+      if (!hops.empty() && hops.back().device == place) {
+        hops.back().layers.last = last;
+      } else {
+        hops.push_back({place, round, {window.first_layer, last}});
+      }
+    }
+  }
+  result.link_type = link_type(plan.ring.front().link_format);
+  return result;
+}
+
+std::string plan_summary(const plan::Plan& plan) {
+  std::string text = "Plan: ";
+  for (const plan::DevicePlan& device : plan.ring) {
+    std::uint32_t layers = 0;
+    std::uint32_t on_gpus = 0;
+    for (const plan::Window& window : device.windows) {
+      layers += window.n_layers;
+      for (const std::uint32_t n : window.gpu_layers) on_gpus += n;
+    }
+    if (&device != &plan.ring.front()) text += ", ";
+    text += device.name + " " + std::to_string(layers) + (layers == 1 ? " layer" : " layers");
+    if (on_gpus > 0) text += " (" + std::to_string(on_gpus) + " on GPUs)";
+    if (streams(device)) {
+      text += " (" + format_bytes(static_cast<Bytes>(device.read_bytes_per_token)) +
+              " from disk per token)";
+    }
+  }
+  if (plan.rounds > 1) text += ", in " + std::to_string(plan.rounds) + " rounds";
+  text += printed("; expected: %.0f ms per token", 1e3 * plan.tpot_seconds);
+  text += printed(", the first of a %u-token prompt after %.1f s", plan.request.prompt_tokens,
+                  plan.ttft_seconds);
+  if (!plan.bottleneck.empty()) text += ".\n" + plan.bottleneck;
+  for (const plan::LeftOut& device : plan.left_out) {
+    text += "\nWithout " + device.name + ": " + device.reason;
+  }
+  return text;
+}
+
+std::function<ring::RingPlanning(const model::ModelFile&)> make_planner(
+    const DeviceOptions& options, std::uint32_t n_ctx) {
+  return [options, n_ctx](const model::ModelFile& model) {
+    const auto planner = std::make_shared<const Planner>(model, options, n_ctx);
+    ring::RingPlanning planning{
+        .profile = [planner] { return planner->profile(); },
+        .known_link = known_link,
+        .plan = [planner](const ring::RingOffer& offer) { return planner->plan(offer); },
+        .alone = [planner] { return planner->alone(); }};
+    if (options.plan_file) planning.profile = {};  // what the plan was made from is known
+    return planning;
+  };
+}
+
+}  // namespace prima::cli

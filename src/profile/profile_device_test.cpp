@@ -1,0 +1,176 @@
+#include "profile/profile_device.h"
+
+#include <fstream>
+
+#include <gtest/gtest.h>
+
+#include "model/synth.h"
+#include "model/testing/temporary_folder.h"
+#include "profile/device_profile_json.h"
+#include "profile/hardware.h"
+
+namespace prima::profile {
+namespace {
+
+namespace fs = std::filesystem;
+
+DeviceProfile some_profile() {
+  LayerTimes layer;
+  layer.short_context_seconds = {{1.5e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3}};
+  layer.long_context_seconds = {{2.5e-3, 3e-3, 4e-3, 5e-3, 6e-3, 0.1 + 0.2}};
+  layer.long_context_tokens = 1024;
+  DeviceProfile profile;
+  profile.name = "laptop";
+  profile.memory_available_bytes = 5 * kGiB + 1;
+  profile.disk_read_bytes_per_second = 1.9e9;
+  profile.compute_buffer_bytes = 77;
+  profile.cpu_layers = {layer, layer};
+  profile.cpu_output_seconds = layer.short_context_seconds;
+  profile.cpu_budgeted_layers = {layer, layer};
+  profile.gpus.push_back({.name = "GPU0",
+                          .vram_available_bytes = kGiB,
+                          .vram_reserve_bytes = 5,
+                          .layers = {layer},
+                          .output_seconds = {},
+                          .copy_to_bytes_per_second = 8e9,
+                          .copy_from_bytes_per_second = 7e9,
+                          .copy_latency_seconds = 2e-5});
+  return profile;
+}
+
+TEST(DeviceProfileJson, KeepsEveryFigure) {
+  const std::string text = to_json(some_profile());
+  const auto back = profile_from_json(text, "test");
+  ASSERT_TRUE(back) << back.error().message();
+  EXPECT_EQ(to_json(*back), text);
+  EXPECT_EQ(back->cpu_layers[1].long_context_seconds.seconds[5], 0.1 + 0.2);
+  EXPECT_EQ(back->gpus[0].copy_from_bytes_per_second, 7e9);
+}
+
+TEST(DeviceProfileJson, RefusesWhatIsNone) {
+  const std::string text = to_json(some_profile());
+  for (const std::string& damaged :
+       {std::string(), std::string("{}"), text.substr(0, text.size() / 2),
+        std::string(text).replace(text.find("1900000000.0"), 12, "\"x\"")}) {
+    const auto back = profile_from_json(damaged, "laptop.json");
+    ASSERT_FALSE(back) << damaged;
+    EXPECT_NE(back.error().message().find("laptop.json"), std::string::npos);
+  }
+}
+
+TEST(Hardware, DescribesWhatContainersAllow) {
+  const model::TemporaryFolder folder;
+  const fs::path root = folder.path();
+  const auto write = [&](const char* path, const char* text) {
+    fs::create_directories((root / path).parent_path());
+    std::ofstream(root / path) << text;
+  };
+  write("proc/cpuinfo", "model name : Fast 9000\nflags : avx2\nMHz : 1234\n");
+  write("proc/self/cgroup", "4:cpu,cpuacct:/small\n0::/\n");
+  write("sys/fs/cgroup/cpu/small/cpu.cfs_quota_us", "50000\n");
+  const std::string half = hardware_description(2, root);
+  EXPECT_NE(half.find("Fast 9000"), std::string::npos);
+  EXPECT_EQ(half.find("1234"), std::string::npos);
+  EXPECT_EQ(hardware_description(2, root), half);
+  write("sys/fs/cgroup/cpu/small/cpu.cfs_quota_us", "100000\n");
+  EXPECT_NE(hardware_description(2, root), half);
+  EXPECT_NE(hardware_description(1, root), hardware_description(2, root));
+}
+
+class ProfileDevice : public testing::Test {
+ protected:
+  ProfileDevice() : cache_(folder_.path() / "profiles") {
+    model::SynthOptions options;
+    options.n_layer = 4;
+    const fs::path path = folder_.path() / "model.gguf";
+    EXPECT_TRUE(model::synthesize(options, path));
+    model_.emplace(std::move(*model::ModelFile::open(path)));
+    request_.device_name = "laptop";
+    request_.classes = {{0, 1, 3}, {2}};
+    request_.n_threads = 1;
+    request_.limit = std::chrono::milliseconds(400);
+  }
+
+  Result<ProfileResult> profile() {
+    return profile_device(*model_, request_, cache_, {}, SystemClock());
+  }
+
+  const model::TemporaryFolder folder_;
+  ProfileCache cache_;
+  std::optional<model::ModelFile> model_;
+  ProfileRequest request_;
+};
+
+void expect_rising(const TokenTimes& times) {
+  double before = 0;
+  for (const double seconds : times.seconds) {
+    EXPECT_GT(seconds, 0);
+    EXPECT_GE(seconds, before);
+    before = seconds;
+  }
+}
+
+TEST_F(ProfileDevice, MeasuresEverythingThePlannerAsksFor) {
+  const auto result = profile();
+  ASSERT_TRUE(result) << result.error().message();
+  EXPECT_TRUE(result->measured);
+  const DeviceProfile& profile = result->profile;
+  EXPECT_GT(profile.memory_available_bytes, 0u);
+  EXPECT_GT(profile.disk_read_bytes_per_second, 0);
+  EXPECT_GT(profile.compute_buffer_bytes, 0u);
+  for (const auto* layers : {&profile.cpu_layers, &profile.cpu_budgeted_layers}) {
+    ASSERT_EQ(layers->size(), 2u);
+    for (const LayerTimes& times : *layers) {
+      expect_rising(times.short_context_seconds);
+      expect_rising(times.long_context_seconds);
+    }
+  }
+  expect_rising(profile.cpu_output_seconds);
+  expect_rising(profile.cpu_budgeted_output_seconds);
+}
+
+TEST_F(ProfileDevice, IsMeasuredOnce) {
+  const auto first = profile();
+  ASSERT_TRUE(first);
+  request_.memory = kGiB;
+  const auto second = profile();
+  ASSERT_TRUE(second);
+  EXPECT_FALSE(second->measured);
+  EXPECT_EQ(second->profile.cpu_layers[0].short_context_seconds.seconds,
+            first->profile.cpu_layers[0].short_context_seconds.seconds);
+  EXPECT_LT(second->profile.memory_available_bytes, kGiB);  // looked at anew
+  request_.n_threads = 2;
+  EXPECT_TRUE(profile()->measured);
+  request_.fresh = true;
+  EXPECT_TRUE(profile()->measured);
+}
+
+TEST_F(ProfileDevice, IsMeasuredAnewWhereTheCacheIsDamaged) {
+  ASSERT_TRUE(profile());
+  for (const auto& entry : fs::directory_iterator(folder_.path() / "profiles")) {
+    fs::resize_file(entry.path(), fs::file_size(entry.path()) / 2);
+  }
+  EXPECT_TRUE(profile()->measured);
+}
+
+TEST_F(ProfileDevice, CanBeCancelled) {
+  const auto cancelled = profile_device(
+      *model_, request_, cache_, [](const std::string&, double) { return false; }, SystemClock());
+  ASSERT_FALSE(cancelled);
+  EXPECT_EQ(cancelled.error().code, ErrorCode::cancelled);
+}
+
+TEST(ProfileCacheTest, KeepsLinks) {
+  const model::TemporaryFolder folder;
+  const ProfileCache cache(folder.path());
+  EXPECT_FALSE(cache.find_link("a b"));
+  ASSERT_TRUE(cache.store_link("a b", {0.004, 5e7, 4e7, true}));
+  ASSERT_TRUE(cache.find_link("a b"));
+  EXPECT_EQ(cache.find_link("a b")->backward_bytes_per_second, 4e7);
+  EXPECT_FALSE(cache.find_link("b a"));
+  cache.forget_link("a b");
+  EXPECT_FALSE(cache.find_link("a b"));
+}
+
+}  // namespace
+}  // namespace prima::profile

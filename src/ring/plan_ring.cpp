@@ -1,0 +1,152 @@
+// How a ring of several devices comes to its plan: the part of RemoteRing::form() between gathering
+// the workers and giving them their layers.
+#include <algorithm>
+
+#include "base/log.h"
+#include "ring/link_probe.h"
+#include "ring/remote_ring.h"
+
+namespace prima::ring {
+namespace {
+
+// A profile takes ten seconds at most; devices on one computer measure one after the other.
+constexpr Duration kProfileTimeout = std::chrono::seconds(20);
+
+// A link probe's own waits are shorter.
+constexpr Duration kLinkProbeTimeout = std::chrono::seconds(30);
+
+// Prompts travel in steps of megabytes; a sample of them is enough to know a link's bandwidth.
+constexpr Bytes kMostProbeBytes = 8 * kMiB;
+
+std::size_t link_index(std::size_t n, std::size_t a, std::size_t b) {
+  return a * n - a * (a + 1) / 2 + (b - a - 1);
+}
+
+}  // namespace
+
+void apply(const DeviceShare& share, compute::ExecutorOptions& executor) {
+  if (share.memory) executor.memory = share.memory;
+  if (share.memory == kAllInMemory) executor.memory.reset();
+  if (share.slot_bytes) executor.streaming.slot_bytes = share.slot_bytes;
+  // By plan: none, unless it names some.
+  if (share.memory || !share.gpus.empty()) {
+    executor.gpus = share.gpus;
+    executor.gpu.n_layers = 0;
+  }
+}
+
+Status RemoteRing::plan(const ModelSummary& model) {
+  if (places_.size() == 1) {
+    PRIMA_ASSIGN_OR_RETURN(shares_[kHead], planning_->alone());
+    PRIMA_ASSIGN_OR_RETURN(route_, make_route(model.n_layer, 1, {}, 1, 0));
+    return {};
+  }
+  RingOffer offer;
+  for (const Place& place : places_) offer.devices.push_back({place.name, place.address, "", ""});
+  PRIMA_RETURN_IF_ERROR(ask_profiles(model, offer));
+  PRIMA_RETURN_IF_ERROR(measure_links(model, offer));
+  PRIMA_ASSIGN_OR_RETURN(RingPlan plan, planning_->plan(offer));
+  std::vector<Place> places;
+  for (const std::uint32_t device : plan.devices) places.push_back(places_[device]);
+  places_ = std::move(places);
+  shares_ = std::move(plan.shares);
+  route_ = std::move(plan.route);
+  rounds_ = plan.rounds;
+  link_type_ = plan.link_type;
+  return check_route(route_, model.n_layer, static_cast<std::uint32_t>(places_.size()));
+}
+
+Status RemoteRing::ask_profiles(const ModelSummary& model, RingOffer& offer) {
+  if (!planning_->profile) return {};
+  control_->with_members([&](Membership& members) {
+    std::vector<Outgoing> questions;
+    for (const Place& place : places_) {
+      std::ranges::move(members.ask(place.member, ProfileRequest{model.identity, model.name,
+                                                                 options_.executor.n_ctx,
+                                                                 options_.executor.kv_type}),
+                        std::back_inserter(questions));
+    }
+    return questions;
+  });
+  PRIMA_ASSIGN_OR_RETURN(offer.devices[kHead].profile, planning_->profile());
+  const auto answered = [&](Membership& members, const Place& place) {
+    const Member* const member = members.find(place.member);
+    return member == nullptr || member->profile.has_value();
+  };
+  const Status all = wait_until(
+      [&](Membership& members) {
+        return std::all_of(places_.begin() + 1, places_.end(),
+                           [&](const Place& place) { return answered(members, place); });
+      },
+      FormationProgress::Stage::profiling,
+      network_.clock().now() + kProfileTimeout * places_.size());
+  if (!all && all.error().code != ErrorCode::deadline_exceeded) return all;
+  control_->with_members([&](Membership& members) {
+    for (std::size_t i = 1; i < places_.size(); ++i) {
+      const Member* const member = members.find(places_[i].member);
+      if (member == nullptr) {
+        offer.devices[i].problem = "it has left";
+      } else if (!member->profile) {
+        offer.devices[i].problem = "its profile did not come in time";
+      } else if (member->profile->error) {
+        offer.devices[i].problem = member->profile->error->message();
+      } else {
+        offer.devices[i].profile = member->profile->profile;
+      }
+    }
+    return 0;
+  });
+  return {};
+}
+
+// One after the other: links that share the air, or a device, would slow each other.
+Status RemoteRing::measure_links(const ModelSummary& model, RingOffer& offer) {
+  const std::size_t n = places_.size();
+  offer.links.resize(n * (n - 1) / 2);
+  const Bytes step_bytes = model.n_embd * sizeof(float);
+  const Bytes most_bytes =
+      std::clamp(step_bytes * options_.executor.max_tokens, step_bytes, kMostProbeBytes);
+  for (std::uint32_t a = 0; a < n; ++a) {
+    for (std::uint32_t b = a + 1; b < n; ++b) {
+      if (offer.devices[a].profile.empty() || offer.devices[b].profile.empty()) continue;
+      auto& link = offer.links[link_index(n, a, b)];
+      if (planning_->known_link) {
+        link = planning_->known_link(offer.devices[a], offer.devices[b]);
+      }
+      if (link) continue;
+      PRIMA_RETURN_IF_ERROR(check());
+      PRIMA_RETURN_IF_ERROR(show_progress(FormationProgress::Stage::measuring_links));
+      link = measure_link_between(a, b, step_bytes, most_bytes);
+    }
+  }
+  return {};
+}
+
+std::optional<profile::LinkProfile> RemoteRing::measure_link_between(std::uint32_t a,
+                                                                     std::uint32_t b,
+                                                                     Bytes step_bytes,
+                                                                     Bytes most_bytes) {
+  const Neighbour to = places_[b].neighbour(b);
+  if (a == kHead) {
+    const auto measured = measure_link(network_, {to.host.empty() ? "127.0.0.1" : to.host, to.port},
+                                       step_bytes, most_bytes);
+    if (!measured) log::warn("{}: {}", places_[b].name, measured.error().message());
+    return measured ? std::optional(*measured) : std::nullopt;
+  }
+  control_->with_members([&](Membership& members) {
+    if (Member* const member = members.find(places_[a].member)) member->link.reset();
+    return members.ask(places_[a].member, LinkRequest{to, step_bytes, most_bytes});
+  });
+  static_cast<void>(wait_until(
+      [&](Membership& members) {
+        const Member* const member = members.find(places_[a].member);
+        return member == nullptr || member->link.has_value();
+      },
+      FormationProgress::Stage::measuring_links, network_.clock().now() + kLinkProbeTimeout));
+  return control_->with_members([&](Membership& members) -> std::optional<profile::LinkProfile> {
+    const Member* const member = members.find(places_[a].member);
+    return member != nullptr && member->link ? member->link->link : std::nullopt;
+  });
+}
+
+}  // namespace prima::ring

@@ -1,0 +1,144 @@
+// A planner between gathering and loading, under simulated time.
+#include <gtest/gtest.h>
+
+#include "ring/link_probe.h"
+#include "ring/test_driver.h"
+#include "ring/test_ring.h"
+
+namespace prima::ring {
+namespace {
+
+using std::chrono::milliseconds;
+using transport::SimulatedWorld;
+
+TEST(LinkProbe, FindsLatencyAndBandwidthOfEachDirection) {
+  SimulatedWorld world;
+  world.set_link(
+      "a", "b",
+      {.delay_min = milliseconds(3), .delay_max = milliseconds(3), .bytes_per_second = 40e6});
+  world.set_link(
+      "b", "a",
+      {.delay_min = milliseconds(2), .delay_max = milliseconds(2), .bytes_per_second = 10e6});
+  world.run([&] {
+    transport::Network& b = world.host("b");
+    const auto listener = b.listen(700).value();
+    bool done = false;
+    const auto answering = b.start_thread("b", [&] {
+      while (!done) {
+        const auto incoming = listener->receive(b.clock().now() + milliseconds(50));
+        if (incoming && is_probe(incoming->message)) answer_probe(*listener, *incoming);
+      }
+    });
+    const auto link = measure_link(world.host("a"), {"b", 700}, 16 * kKiB, 8 * kMiB);
+    done = true;
+    ASSERT_TRUE(link) << link.error().message();
+    EXPECT_NEAR(link->round_trip_seconds, 0.005, 0.0005);
+    EXPECT_NEAR(link->forward_bytes_per_second, 40e6, 2e6);
+    EXPECT_NEAR(link->backward_bytes_per_second, 10e6, 0.5e6);
+  });
+}
+
+TEST(LinkProbe, EndsWhereNobodyAnswers) {
+  SimulatedWorld world;
+  world.run([&] {
+    const auto listener = world.host("b").listen(700).value();
+    const auto link = measure_link(world.host("a"), {"b", 700}, 16, 64);
+    ASSERT_FALSE(link);
+    EXPECT_EQ(link.error().code, ErrorCode::unavailable);
+  });
+}
+
+// Two workers with a planner that uses the second alone, in two rounds.
+struct Planned {
+  SimulatedRingOptions options;
+  RingOffer offer;
+  RingPlanning planning;
+
+  Planned() {
+    options.n_layer = 8;
+    options.ring = fake_ring_options(2);
+    planning.profile = [] { return Result<std::string>("head's"); };
+    planning.plan = [this](const RingOffer& given) -> Result<RingPlan> {
+      offer = given;
+      RingPlan plan;
+      for (std::uint32_t i = 0; i < given.devices.size(); ++i) {
+        if (given.devices[i].name == "worker2") plan.devices = {kHead, i};
+      }
+      plan.shares = {{}, {.memory = 5 * kMiB, .slot_bytes = kMiB, .gpus = {}}};
+      plan.route = {{{0, 0, {0, 2}}, {1, 0, {2, 4}}, {0, 1, {4, 5}}, {1, 1, {5, 8}}}};
+      plan.rounds = 2;
+      return plan;
+    };
+  }
+};
+
+TEST(PlannedRing, AsksAllDevicesAndRunsWhatThePlannerSays) {
+  Planned planned;
+  SimulatedWorld world;
+  world.set_all_links(
+      {.delay_min = milliseconds(2), .delay_max = milliseconds(2), .bytes_per_second = 50e6});
+  world.run([&] {
+    SimulatedWorkers workers(world, planned.options);
+    std::map<std::string, DeviceShare> shares;
+    workers.on_load = [&](const Assignment& assignment) -> Status {
+      shares[assignment.device_names[assignment.device]] = assignment.share;
+      return {};
+    };
+    const auto ring = workers.form(planned.options.ring, &planned.planning);
+    ASSERT_TRUE(ring) << ring.error().message();
+
+    ASSERT_EQ(planned.offer.devices.size(), 3u);
+    EXPECT_EQ(planned.offer.devices[0].profile, "head's");
+    for (std::size_t i = 1; i < 3; ++i) {
+      EXPECT_EQ(planned.offer.devices[i].profile, planned.offer.devices[i].name + "'s");
+    }
+    for (const auto& link : planned.offer.links) {
+      ASSERT_TRUE(link);
+      EXPECT_NEAR(link->round_trip_seconds, 0.004, 0.0005);
+    }
+    ASSERT_EQ(shares.size(), 1u);
+    EXPECT_EQ(shares["worker2"].memory, 5 * kMiB);
+    EXPECT_EQ(shares["worker2"].slot_bytes, kMiB);
+
+    const RingDescription description = (*ring)->describe();
+    ASSERT_EQ(description.devices.size(), 2u);
+    EXPECT_EQ(description.devices[1].name, "worker2");
+    EXPECT_EQ(description.rounds, 2u);
+    RingDriver driver(**ring, world.clock());
+    EXPECT_TRUE(driver.generate({{.prompt = {1, 2, 3}, .n_decode = 4}}));
+  });
+}
+
+TEST(PlannedRing, TakesWhoeverIsThere) {
+  Planned planned;
+  SimulatedWorld world;
+  world.run([&] {
+    SimulatedWorkers workers(world, planned.options);
+    RingOptions options = planned.options.ring;
+    options.n_workers = 0;
+    options.gather_time = std::chrono::seconds(1);
+    const auto ring = workers.form(options, &planned.planning);
+    ASSERT_TRUE(ring) << ring.error().message();
+    EXPECT_EQ(planned.offer.devices.size(), 3u);
+  });
+}
+
+TEST(PlannedRing, NamesTheDeviceThatDoesNotMeasureItself) {
+  Planned planned;
+  SimulatedWorld world;
+  world.run([&] {
+    SimulatedWorkers workers(world, planned.options);
+    workers.on_profile = [](const std::string& name) -> Result<std::string> {
+      if (name == "worker1") return fail(ErrorCode::resource_exhausted, "no memory", "");
+      return name + "'s";
+    };
+    const auto ring = workers.form(planned.options.ring, &planned.planning);
+    ASSERT_TRUE(ring) << ring.error().message();
+    for (const OfferedDevice& device : planned.offer.devices) {
+      EXPECT_EQ(device.problem.empty(), device.name != "worker1") << device.problem;
+    }
+  });
+}
+
+}  // namespace
+}  // namespace prima::ring
