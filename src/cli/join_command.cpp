@@ -230,9 +230,10 @@ Result<int> join(const JoinOptions& options) {
       },
       .profile = [&](const ring::ProfileRequest& request,
                      const std::function<bool()>& go_on) -> Result<std::string> {
-        PRIMA_ASSIGN_OR_RETURN(model, library.find(request.model_identity, request.model_name));
+        PRIMA_ASSIGN_OR_RETURN(const auto measured,
+                               library.find(request.model_identity, request.model_name));
         PRIMA_ASSIGN_OR_RETURN(const auto result,
-                               profile_this_device(*model,
+                               profile_this_device(*measured,
                                                    {.processor = options.processor,
                                                     .device_name = options.name,
                                                     .kv_type = request.kv_type,
