@@ -12,6 +12,7 @@
 #include "plan/explain.h"
 #include "plan/halda.h"
 #include "plan/plan_json.h"
+#include "plan/replan.h"
 #include "profile/device_profile_json.h"
 #include "weights/budget.h"
 
@@ -96,7 +97,7 @@ class Planner {
 
   Result<std::string> profile() const { return profile_text(/*only_known=*/false); }
 
-  Result<ring::RingPlan> plan(const ring::RingOffer& offer) const {
+  Result<ring::RingPlan> plan(const ring::RingOffer& offer) {
     if (options_.plan_file) return plan_from_file(offer);
     PRIMA_ASSIGN_OR_RETURN(const OfferedCluster offered, cluster_of(offer));
     keep_links(offer);
@@ -104,11 +105,21 @@ class Planner {
     PRIMA_ASSIGN_OR_RETURN(plan.left_out, plan::left_out_of(plan, offered.cluster, shape_));
     plan.left_out.insert(plan.left_out.end(), offered.unplanned.begin(), offered.unplanned.end());
     std::fprintf(stderr, "%s\n", plan_summary(plan).c_str());
+    plan_ = plan;
     return ring_plan_of(plan, offered.devices, offered.cluster.devices);
   }
 
+  // Why the plan for another offer is worth more than loading it costs.
+  std::optional<std::string> better(const ring::RingOffer& offer) const {
+    const auto offered = cluster_of(offer);
+    if (!offered || !plan_) return std::nullopt;
+    const auto again = plan::replan(*plan_, offered->cluster, shape_);
+    if (!again || !again->worth_it) return std::nullopt;
+    return again->reason;
+  }
+
   // Measures only where there is something to decide: a GPU, or weights that do not fit.
-  Result<ring::DeviceShare> alone() const {
+  Result<ring::DeviceShare> alone() {
     ring::RingOffer offer{{{ring::host_name(), "", "", ""}}, {}};
     if (options_.plan_file) {
       PRIMA_ASSIGN_OR_RETURN(const ring::RingPlan plan, plan_from_file(offer));
@@ -213,6 +224,7 @@ class Planner {
   const ggml_type kv_type_;
   const plan::ModelShape shape_;
   plan::Request request_;
+  std::optional<plan::Plan> plan_;  // in force
 };
 
 }  // namespace
@@ -263,6 +275,7 @@ Result<OfferedCluster> joined_cluster(const model::ModelFile& model, const Devic
                               .plan = [&](const ring::RingOffer& offer) -> Result<ring::RingPlan> {
                                 return tl::unexpected(look(offer).error());
                               },
+                              .better = {},
                               .alone = [&]() -> Result<ring::DeviceShare> {
                                 PRIMA_ASSIGN_OR_RETURN(const ring::RingOffer offer,
                                                        planner.offer_alone());
@@ -332,11 +345,12 @@ std::string plan_summary(const plan::Plan& plan) {
 std::function<ring::RingPlanning(const model::ModelFile&)> make_planner(
     const DeviceOptions& options, std::uint32_t n_ctx) {
   return [options, n_ctx](const model::ModelFile& model) {
-    const auto planner = std::make_shared<const Planner>(model, options, n_ctx);
+    const auto planner = std::make_shared<Planner>(model, options, n_ctx);
     ring::RingPlanning planning{
         .profile = [planner] { return planner->profile(); },
         .known_link = known_link,
         .plan = [planner](const ring::RingOffer& offer) { return planner->plan(offer); },
+        .better = [planner](const ring::RingOffer& offer) { return planner->better(offer); },
         .alone = [planner] { return planner->alone(); }};
     if (options.plan_file) planning.profile = {};  // what the plan was made from is known
     return planning;

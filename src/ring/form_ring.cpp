@@ -34,6 +34,7 @@ class SocketRing final : public Ring {
   std::size_t in_flight() const override { return ring_->in_flight(); }
   Status reset(Instant deadline) override { return ring_->reset(deadline); }
   RingDescription describe() const override { return ring_->describe(); }
+  std::optional<std::string> reason_to_form_anew() override { return ring_->reason_to_form_anew(); }
 
  private:
   const std::unique_ptr<transport::Network> network_;
@@ -121,11 +122,15 @@ Result<std::unique_ptr<Ring>> form_ring(const model::ModelFile& model, const Rin
           [&](const compute::ExecutorOptions& executor, const compute::LoadProgress& progress) {
             return compute::Executor::create(model, executor, progress);
           },
-          [&](std::uint16_t port) { return announce(folder, keys, port); }, {},
-          planning ? &*planning : nullptr));
+          [&](std::uint16_t port) { return announce(folder, keys, port); }, {}, planning));
   PRIMA_ASSIGN_OR_RETURN(
       auto announcement,
       transport::announce_locally(folder, ring->port(), transport::HeadState::running));
+  if (planning) {  // others may join, for the next plan
+    PRIMA_ASSIGN_OR_RETURN(auto gathering, announce(folder, keys, ring->port()));
+    announcement = std::make_shared<std::pair<std::shared_ptr<void>, std::shared_ptr<void>>>(
+        std::move(announcement), std::move(gathering));
+  }
   return std::make_unique<SocketRing>(std::move(network), std::move(ring), std::move(announcement));
 }
 

@@ -36,16 +36,17 @@ void apply(const DeviceShare& share, compute::ExecutorOptions& executor) {
 }
 
 Status RemoteRing::plan(const ModelSummary& model) {
+  model_ = model;
   if (places_.size() == 1) {
     PRIMA_ASSIGN_OR_RETURN(shares_[kHead], planning_->alone());
     PRIMA_ASSIGN_OR_RETURN(route_, make_route(model.n_layer, 1, {}, 1, 0));
     return {};
   }
-  RingOffer offer;
-  for (const Place& place : places_) offer.devices.push_back({place.name, place.address, "", ""});
-  PRIMA_RETURN_IF_ERROR(ask_profiles(model, offer));
-  PRIMA_RETURN_IF_ERROR(measure_links(model, offer));
-  PRIMA_ASSIGN_OR_RETURN(RingPlan plan, planning_->plan(offer));
+  offered_ = places_;
+  for (const Place& place : places_) offer_.devices.push_back({place.name, place.address, "", ""});
+  PRIMA_RETURN_IF_ERROR(ask_profiles(model, offer_));
+  PRIMA_RETURN_IF_ERROR(measure_links(offer_, offered_));
+  PRIMA_ASSIGN_OR_RETURN(RingPlan plan, planning_->plan(offer_));
   std::vector<Place> places;
   for (const std::uint32_t device : plan.devices) places.push_back(places_[device]);
   places_ = std::move(places);
@@ -56,14 +57,61 @@ Status RemoteRing::plan(const ModelSummary& model) {
   return check_route(route_, model.n_layer, static_cast<std::uint32_t>(places_.size()));
 }
 
+std::optional<std::string> RemoteRing::reason_to_form_anew() {
+  if (!planning_ || !planning_->better || failed_ || in_flight() > 0 || !take_newcomers()) {
+    return std::nullopt;
+  }
+  if (offered_.empty()) return "other devices have joined";  // nothing was planned yet
+  if (!measure_links(offer_, offered_)) return std::nullopt;
+  return planning_->better(offer_);
+}
+
+// Asks devices that have joined since for their profiles, and adds those that have answered to the
+// offer. Whether there are any.
+bool RemoteRing::take_newcomers() {
+  const std::size_t n_before = offer_.devices.size();
+  bool any = false;
+  control_->with_members([&](Membership& members) {
+    std::vector<Outgoing> questions;
+    for (const Member& member : members.members()) {
+      const bool is_known = std::ranges::any_of(
+          offered_, [&](const Place& place) { return place.member == member.id; });
+      if (member.state != Member::State::waiting || is_known) continue;
+      if (!member.profile) {
+        std::ranges::move(members.ask(member.id, profile_request(model_)),
+                          std::back_inserter(questions));
+        continue;
+      }
+      any = true;
+      if (n_before == 0) continue;
+      offered_.push_back({member.id, member.name, member.address, member.data_port});
+      offer_.devices.push_back({member.name, member.address, member.profile->profile,
+                                member.profile->error ? member.profile->error->message() : ""});
+    }
+    return questions;
+  });
+  // The order of links depends on how many devices there are.
+  const std::size_t n = offer_.devices.size();
+  std::vector<std::optional<profile::LinkProfile>> links(n < 2 ? 0 : n * (n - 1) / 2);
+  for (std::size_t a = 0; a < n_before; ++a) {
+    for (std::size_t b = a + 1; b < n_before; ++b) {
+      links[link_index(n, a, b)] = offer_.links[link_index(n_before, a, b)];
+    }
+  }
+  offer_.links = std::move(links);
+  return any;
+}
+
+ProfileRequest RemoteRing::profile_request(const ModelSummary& model) const {
+  return {model.identity, model.name, options_.executor.n_ctx, options_.executor.kv_type};
+}
+
 Status RemoteRing::ask_profiles(const ModelSummary& model, RingOffer& offer) {
   if (!planning_->profile) return {};
   control_->with_members([&](Membership& members) {
     std::vector<Outgoing> questions;
     for (const Place& place : places_) {
-      std::ranges::move(members.ask(place.member, ProfileRequest{model.identity, model.name,
-                                                                 options_.executor.n_ctx,
-                                                                 options_.executor.kv_type}),
+      std::ranges::move(members.ask(place.member, profile_request(model)),
                         std::back_inserter(questions));
     }
     return questions;
@@ -100,51 +148,60 @@ Status RemoteRing::ask_profiles(const ModelSummary& model, RingOffer& offer) {
 }
 
 // One after the other: links that share the air, or a device, would slow each other.
-Status RemoteRing::measure_links(const ModelSummary& model, RingOffer& offer) {
-  const std::size_t n = places_.size();
+Status RemoteRing::measure_links(RingOffer& offer, const std::vector<Place>& places) {
+  const std::size_t n = places.size();
   offer.links.resize(n * (n - 1) / 2);
-  const Bytes step_bytes = model.n_embd * sizeof(float);
-  const Bytes most_bytes =
-      std::clamp(step_bytes * options_.executor.max_tokens, step_bytes, kMostProbeBytes);
-  for (std::uint32_t a = 0; a < n; ++a) {
-    for (std::uint32_t b = a + 1; b < n; ++b) {
-      if (offer.devices[a].profile.empty() || offer.devices[b].profile.empty()) continue;
+  const auto waits = [&](const Place& place) {
+    return control_->with_members([&](Membership& members) {
+      const Member* const member = members.find(place.member);
+      return member != nullptr && member->state == Member::State::waiting;
+    });
+  };
+  for (std::size_t a = 0; a < n; ++a) {
+    for (std::size_t b = a + 1; b < n; ++b) {
       auto& link = offer.links[link_index(n, a, b)];
-      if (planning_->known_link) {
-        link = planning_->known_link(offer.devices[a], offer.devices[b]);
-      }
+      if (link || offer.devices[a].profile.empty() || offer.devices[b].profile.empty()) continue;
+      if (planning_->known_link) link = planning_->known_link(offer.devices[a], offer.devices[b]);
       if (link) continue;
       PRIMA_RETURN_IF_ERROR(check());
       PRIMA_RETURN_IF_ERROR(show_progress(FormationProgress::Stage::measuring_links));
-      link = measure_link_between(a, b, step_bytes, most_bytes);
+      // Who serves answers probes, but sends none.
+      if (a == kHead || waits(places[a])) {
+        link = measure_link_between(places[a], places[b]);
+      } else if (waits(places[b])) {
+        link = measure_link_between(places[b], places[a]);
+        if (link) std::swap(link->forward_bytes_per_second, link->backward_bytes_per_second);
+      }
     }
   }
   return {};
 }
 
-std::optional<profile::LinkProfile> RemoteRing::measure_link_between(std::uint32_t a,
-                                                                     std::uint32_t b,
-                                                                     Bytes step_bytes,
-                                                                     Bytes most_bytes) {
-  const Neighbour to = places_[b].neighbour(b);
-  if (a == kHead) {
+// `a`: this device, or a member that waits.
+std::optional<profile::LinkProfile> RemoteRing::measure_link_between(const Place& a,
+                                                                     const Place& b) {
+  const Bytes step_bytes = model_.n_embd * sizeof(float);
+  const Bytes most_bytes =
+      std::clamp(step_bytes * options_.executor.max_tokens, step_bytes, kMostProbeBytes);
+  const Neighbour to = b.neighbour(1);
+  if (a.member == 0) {
     const auto measured = measure_link(network_, {to.host.empty() ? "127.0.0.1" : to.host, to.port},
                                        step_bytes, most_bytes);
-    if (!measured) log::warn("{}: {}", places_[b].name, measured.error().message());
+    if (!measured) log::warn("{}: {}", b.name, measured.error().message());
     return measured ? std::optional(*measured) : std::nullopt;
   }
   control_->with_members([&](Membership& members) {
-    if (Member* const member = members.find(places_[a].member)) member->link.reset();
-    return members.ask(places_[a].member, LinkRequest{to, step_bytes, most_bytes});
+    if (Member* const member = members.find(a.member)) member->link.reset();
+    return members.ask(a.member, LinkRequest{to, step_bytes, most_bytes});
   });
   static_cast<void>(wait_until(
       [&](Membership& members) {
-        const Member* const member = members.find(places_[a].member);
+        const Member* const member = members.find(a.member);
         return member == nullptr || member->link.has_value();
       },
       FormationProgress::Stage::measuring_links, network_.clock().now() + kLinkProbeTimeout));
   return control_->with_members([&](Membership& members) -> std::optional<profile::LinkProfile> {
-    const Member* const member = members.find(places_[a].member);
+    const Member* const member = members.find(a.member);
     return member != nullptr && member->link ? member->link->link : std::nullopt;
   });
 }

@@ -84,7 +84,7 @@ TEST(PlannedRing, AsksAllDevicesAndRunsWhatThePlannerSays) {
       shares[assignment.device_names[assignment.device]] = assignment.share;
       return {};
     };
-    const auto ring = workers.form(planned.options.ring, &planned.planning);
+    const auto ring = workers.form(planned.options.ring, planned.planning);
     ASSERT_TRUE(ring) << ring.error().message();
 
     ASSERT_EQ(planned.offer.devices.size(), 3u);
@@ -117,7 +117,7 @@ TEST(PlannedRing, TakesWhoeverIsThere) {
     RingOptions options = planned.options.ring;
     options.n_workers = 0;
     options.gather_time = std::chrono::seconds(1);
-    const auto ring = workers.form(options, &planned.planning);
+    const auto ring = workers.form(options, planned.planning);
     ASSERT_TRUE(ring) << ring.error().message();
     EXPECT_EQ(planned.offer.devices.size(), 3u);
   });
@@ -132,11 +132,50 @@ TEST(PlannedRing, NamesTheDeviceThatDoesNotMeasureItself) {
       if (name == "worker1") return fail(ErrorCode::resource_exhausted, "no memory", "");
       return name + "'s";
     };
-    const auto ring = workers.form(planned.options.ring, &planned.planning);
+    const auto ring = workers.form(planned.options.ring, planned.planning);
     ASSERT_TRUE(ring) << ring.error().message();
     for (const OfferedDevice& device : planned.offer.devices) {
       EXPECT_EQ(device.problem.empty(), device.name != "worker1") << device.problem;
     }
+  });
+}
+
+TEST(PlannedRing, LearnsBetweenRequestsOfDevicesThatHaveJoinedSince) {
+  Planned planned;
+  planned.options.ring.n_workers = 1;
+  planned.planning.plan = [&](const RingOffer& given) -> Result<RingPlan> {
+    EXPECT_EQ(given.devices.size(), 2u);
+    return RingPlan{.devices = {0, 1},
+                    .shares = {{}, {}},
+                    .route = {{{0, 0, {0, 2}}, {1, 0, {2, 8}}}},
+                    .rounds = 1};
+  };
+  RingOffer later;
+  planned.planning.better = [&](const RingOffer& given) -> std::optional<std::string> {
+    later = given;
+    return "faster with " + given.devices.back().name;
+  };
+  SimulatedWorld world;
+  world.run([&] {
+    SimulatedWorkers workers(world, planned.options);
+    const auto ring = workers.form(planned.options.ring, planned.planning);
+    ASSERT_TRUE(ring) << ring.error().message();
+    RingDriver driver(**ring, world.clock());
+    EXPECT_TRUE(driver.generate({{.prompt = {1, 2, 3}, .n_decode = 2}}));
+    EXPECT_FALSE((*ring)->reason_to_form_anew());
+
+    workers.start(2);
+    std::optional<std::string> reason;
+    for (int i = 0; i < 20 && !reason; ++i) {
+      world.sleep(milliseconds(500));
+      reason = (*ring)->reason_to_form_anew();
+    }
+    EXPECT_EQ(reason, "faster with worker2");
+    ASSERT_EQ(later.devices.size(), 3u);
+    EXPECT_EQ(later.devices[2].profile, "worker2's");
+    for (const auto& link : later.links) EXPECT_TRUE(link);
+    // It goes on serving meanwhile.
+    EXPECT_TRUE(driver.generate({{.prompt = {4, 5}, .n_decode = 2}}));
   });
 }
 

@@ -59,6 +59,8 @@ struct RingPlanning {
   std::function<std::optional<profile::LinkProfile>(const OfferedDevice&, const OfferedDevice&)>
       known_link;
   std::function<Result<RingPlan>(const RingOffer&)> plan;
+  // Why the plan for another offer is worth forming the ring anew; nullopt: it is not.
+  std::function<std::optional<std::string>(const RingOffer&)> better;
   // What this device does where no other has joined, which needs no profile.
   std::function<Result<DeviceShare>()> alone;
 };

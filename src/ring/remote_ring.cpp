@@ -30,10 +30,10 @@ bool is_loopback(const std::string& address) {
 }  // namespace
 
 RemoteRing::RemoteRing(transport::Network& network, RingOptions options,
-                       const RingPlanning* planning)
+                       std::optional<RingPlanning> planning)
     : network_(network),
       options_(std::move(options)),
-      planning_(planning),
+      planning_(std::move(planning)),
       rounds_(options_.rounds),
       link_type_(options_.link_type),
       device_name_(options_.device_name) {}
@@ -42,10 +42,10 @@ Result<std::unique_ptr<RemoteRing>> RemoteRing::form(
     transport::Network& network, const ModelSummary& model, const RingOptions& options,
     const ExecutorFactory& make_executor,
     const std::function<Result<std::shared_ptr<void>>(std::uint16_t port)>& announce,
-    HeartbeatTimes times, const RingPlanning* planning) {
-  std::unique_ptr<RemoteRing> ring(new RemoteRing(network, options, planning));
+    HeartbeatTimes times, std::optional<RingPlanning> planning) {
+  std::unique_ptr<RemoteRing> ring(new RemoteRing(network, options, std::move(planning)));
   // The route first: a mistake in the flags is told before anybody waits.
-  if (planning == nullptr) {
+  if (!ring->planning_) {
     PRIMA_ASSIGN_OR_RETURN(ring->route_,
                            make_route(model.n_layer, options.n_workers + 1, options.windows,
                                       options.rounds, options.private_layers));
@@ -60,7 +60,7 @@ Result<std::unique_ptr<RemoteRing>> RemoteRing::form(
     PRIMA_ASSIGN_OR_RETURN(const std::shared_ptr<void> announced, announce(ring->control_->port()));
     PRIMA_RETURN_IF_ERROR(ring->gather());
   }
-  if (planning != nullptr) PRIMA_RETURN_IF_ERROR(ring->plan(model));
+  if (ring->planning_) PRIMA_RETURN_IF_ERROR(ring->plan(model));
   PRIMA_RETURN_IF_ERROR(ring->assign(model));
   PRIMA_RETURN_IF_ERROR(ring->load(make_executor));
   PRIMA_RETURN_IF_ERROR(ring->link());
@@ -70,10 +70,9 @@ Result<std::unique_ptr<RemoteRing>> RemoteRing::form(
 Status RemoteRing::listen(HeartbeatTimes times) {
   PRIMA_ASSIGN_OR_RETURN(listener_, network_.listen(0));
   PRIMA_ASSIGN_OR_RETURN(auto control_listener, network_.listen(options_.port));
-  control_ = std::make_unique<HeadControl>(
-      network_, std::move(control_listener),
-      planning_ != nullptr ? Membership::kAnyNumber : options_.n_workers, times,
-      [this] { listener_->interrupt(); });
+  control_ = std::make_unique<HeadControl>(network_, std::move(control_listener),
+                                           planning_ ? Membership::kAnyNumber : options_.n_workers,
+                                           times, [this] { listener_->interrupt(); });
   return {};
 }
 
@@ -118,7 +117,7 @@ Status RemoteRing::gather() {
   control_->with_members([&](Membership& members) {
     for (const Member& member : members.members()) {
       if (member.state != Member::State::waiting || places_.size() >= kMaxDevices) continue;
-      if (planning_ == nullptr && places_.size() > options_.n_workers) continue;
+      if (!planning_ && places_.size() > options_.n_workers) continue;
       places_.push_back({member.id, member.name, member.address, member.data_port});
     }
     return 0;

@@ -37,12 +37,12 @@ class RemoteRing final : public Ring {
  public:
   // As form_ring(), on any network. `announce` is called with the port at which workers join; what
   // it returns is kept until the ring has formed.
-  // `planning`: who runs what; null: options.windows and options.rounds say.
+  // `planning`: who runs what; without it options.windows and options.rounds say.
   static Result<std::unique_ptr<RemoteRing>> form(
       transport::Network& network, const ModelSummary& model, const RingOptions& options,
       const ExecutorFactory& make_executor,
       const std::function<Result<std::shared_ptr<void>>(std::uint16_t port)>& announce,
-      HeartbeatTimes times = {}, const RingPlanning* planning = nullptr);
+      HeartbeatTimes times = {}, std::optional<RingPlanning> planning = {});
 
   // Where it can be asked for its status.
   std::uint16_t port() const { return control_->port(); }
@@ -53,6 +53,7 @@ class RemoteRing final : public Ring {
   std::size_t in_flight() const override { return steps_.size() + finished_.size(); }
   Status reset(Instant deadline) override;
   RingDescription describe() const override;
+  std::optional<std::string> reason_to_form_anew() override;
 
  private:
   // A device that has joined, or this one.
@@ -85,16 +86,19 @@ class RemoteRing final : public Ring {
     std::vector<float> hidden;
   };
 
-  RemoteRing(transport::Network& network, RingOptions options, const RingPlanning* planning);
+  RemoteRing(transport::Network& network, RingOptions options,
+             std::optional<RingPlanning> planning);
 
   Status listen(HeartbeatTimes times);
   Status gather();
   // Asks the devices and their links, and takes the planner's plan.
   Status plan(const ModelSummary& model);
   Status ask_profiles(const ModelSummary& model, RingOffer& offer);
-  Status measure_links(const ModelSummary& model, RingOffer& offer);
-  std::optional<profile::LinkProfile> measure_link_between(std::uint32_t a, std::uint32_t b,
-                                                           Bytes step_bytes, Bytes most_bytes);
+  ProfileRequest profile_request(const ModelSummary& model) const;
+  // Those that are not in the offer yet.
+  Status measure_links(RingOffer& offer, const std::vector<Place>& places);
+  std::optional<profile::LinkProfile> measure_link_between(const Place& a, const Place& b);
+  bool take_newcomers();
   Status assign(const ModelSummary& model);
   Status load(const ExecutorFactory& make_executor);
   void choose_how_steps_travel();
@@ -117,9 +121,12 @@ class RemoteRing final : public Ring {
 
   transport::Network& network_;
   const RingOptions options_;
-  const RingPlanning* const planning_;  // while the ring forms
-  std::vector<Place> places_;           // by place in the ring, the head first
-  std::vector<DeviceShare> shares_;     // beside places_
+  const std::optional<RingPlanning> planning_;
+  std::vector<Place> places_;   // by place in the ring, the head first
+  RingOffer offer_;             // what the plan was made from, and who has come since
+  std::vector<Place> offered_;  // beside offer_.devices
+  ModelSummary model_;
+  std::vector<DeviceShare> shares_;  // beside places_
   std::uint32_t rounds_ = 1;
   ggml_type link_type_ = GGML_TYPE_F32;
   std::uint32_t max_in_flight_ = 1;

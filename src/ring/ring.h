@@ -95,6 +95,11 @@ class Ring {
   virtual Status reset(Instant deadline) = 0;
 
   virtual RingDescription describe() const = 0;
+
+  // Between requests: why a ring formed now would be clearly better, as devices have joined since;
+  // nullopt: it would not. Then destroy this one and form another. Never waits for a device to
+  // measure itself; it is asked again at the next call.
+  virtual std::optional<std::string> reason_to_form_anew() { return std::nullopt; }
 };
 
 // What form_ring is doing, for a person to see.

@@ -107,7 +107,7 @@ class SimulatedWorkers {
 
   Result<std::unique_ptr<RemoteRing>> form() { return form(options_.ring); }
   Result<std::unique_ptr<RemoteRing>> form(RingOptions options,
-                                           const RingPlanning* planning = nullptr) {
+                                           std::optional<RingPlanning> planning = {}) {
     options.port = kHeadPort;
     return RemoteRing::form(
         world_.host("head"), fake_model(options_.n_layer), options,
@@ -116,7 +116,7 @@ class SimulatedWorkers {
           return make_executor(kHead, executor);
         },
         [](std::uint16_t) -> Result<std::shared_ptr<void>> { return std::shared_ptr<void>(); }, {},
-        planning);
+        std::move(planning));
   }
 
   std::vector<transport::Endpoint> heads{{"head", kHeadPort}};  // that workers are told of

@@ -272,6 +272,10 @@ Status Worker::run_steps(const Assignment& assignment, Node& node, compute::Exec
     }
     auto incoming = listener_->receive(wait_until);
     node.set_idle(false);
+    if (incoming && is_probe(incoming->message)) {
+      answer_probe(*listener_, *incoming);
+      continue;
+    }
     if (incoming) {
       PRIMA_RETURN_IF_ERROR(node.accept(std::move(incoming->message)));
       continue;  // take all that has come before computing, so that waves see who is there
