@@ -82,34 +82,40 @@ double DeviceTimeline::wait_for(std::uint32_t piece, double now, DeviceTrace* tr
 // released, which happens piece by piece.
 void DeviceTimeline::find_parts() {
   const std::size_t n = piece_bytes_.size();
-  Bytes held = 0;          // in the pieces from `oldest` on that are read before piece i
-  std::size_t oldest = 0;  // cyclically
+  if (n == 0) return;
+  // What is held when the cycle begins again: the pieces before the first, back to where the slots
+  // end or the first itself. Too many does no harm: they are released as room is needed.
+  Bytes held = 0;
+  std::size_t oldest = 0;
   std::uint32_t n_held = 0;
+  while (n_held + 1 < n && held < device_.slot_bytes) {
+    oldest = oldest == 0 ? n - 1 : oldest - 1;
+    held += piece_bytes_[oldest];
+    ++n_held;
+  }
   const auto release = [&] {
     held -= piece_bytes_[oldest];
     if (++oldest == n) oldest = 0;
     --n_held;
   };
-  // The first time round finds what is held when the cycle begins again.
-  for (int turn = 0; turn < 2; ++turn) {
-    parts_.clear();
-    first_part_.assign(1, 0);
-    for (std::size_t i = 0; i < n; ++i) {
-      const Bytes size = piece_bytes_[i];
-      assert(size <= device_.slot_bytes);
-      // A piece has one place: it is not read again before it was computed.
-      while (n_held + 1 > n) release();
-      for (Bytes done = 0; done < size;) {
-        while (held + done >= device_.slot_bytes) release();
-        const Bytes bytes = std::min(size - done, device_.slot_bytes - held - done);
-        // Piece i - n_held is the oldest still held, so the one before it has to be released.
-        parts_.push_back({bytes, n_held + 1});
-        done += bytes;
-      }
-      held += size;
-      ++n_held;
-      first_part_.push_back(static_cast<std::uint32_t>(parts_.size()));
+  parts_.reserve(2 * n);
+  first_part_.reserve(n + 1);
+  first_part_.push_back(0);
+  for (std::size_t i = 0; i < n; ++i) {
+    const Bytes size = piece_bytes_[i];
+    assert(size <= device_.slot_bytes);
+    // A piece has one place: it is not read again before it was computed.
+    if (n_held == n) release();
+    for (Bytes done = 0; done < size;) {
+      while (held + done >= device_.slot_bytes) release();
+      const Bytes bytes = std::min(size - done, device_.slot_bytes - held - done);
+      // Piece i - n_held is the oldest still held, so the one before it has to be released.
+      parts_.push_back({bytes, n_held + 1});
+      done += bytes;
     }
+    held += size;
+    ++n_held;
+    first_part_.push_back(static_cast<std::uint32_t>(parts_.size()));
   }
 }
 

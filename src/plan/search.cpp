@@ -20,7 +20,7 @@ constexpr double kSmall = 64;  // layers times devices
 constexpr std::size_t kMaxStarts = 4;
 // Pieces and visits simulated (Evaluation::work), at up to half a microsecond each. Small problems
 // can be searched almost completely; large ones must not take a person's time.
-constexpr std::uint64_t kMaxWork = 300'000;
+constexpr std::uint64_t kMaxWork = 160'000;
 constexpr std::uint64_t kMaxWorkSmall = 1'000'000;
 // A format that loses precision has to gain at least this share.
 constexpr double kLeastFormatGain = 0.01;
