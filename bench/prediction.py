@@ -164,22 +164,34 @@ class Cluster:
                 "measured": json.load(open(report))["tpot_ms"] / 1e3,
                 "seconds": time.time() - started, "log": text}
 
-    def plan(self, path):
-        arguments = ["plan", "-m", self.model, "-c", "1024", "--json", "--no-what-if", "--threads",
-                     str(self.devices[0][2])]
-        if len(self.devices) > 1:
-            arguments += ["--port", "47100", "--workers", str(len(self.devices) - 1)]
-        log = os.path.join(self.work, "plan.log")
+    def quietly(self, arguments, output, log):
+        """The program as device 0, to its end."""
         inside = ["ip", "netns", "exec", f"{self.net}-d0"] if len(self.devices) > 1 else []
         groups = [f"{CGROUPS}/{c}/{self.net}-0/cgroup.procs" for c in ("memory", "blkio")]
         join = "; ".join(f"echo $$ > {group}" for group in groups)
         environment = dict(os.environ, XDG_RUNTIME_DIR=self.folder(0), XDG_CONFIG_HOME=self.work,
                            XDG_CACHE_HOME=self.folder(0))
         done = subprocess.run(inside + ["bash", "-c", f"{join}; exec \"$@\"", "bash", self.prima] +
-                              arguments, env=environment, stdout=open(path, "w"),
-                              stderr=open(log, "w"), timeout=120)
+                              arguments, env=environment, stdout=open(output, "w"),
+                              stderr=open(log, "w"), stdin=subprocess.DEVNULL, timeout=120)
         if done.returncode != 0:
             raise RuntimeError(open(log).read())
+
+    def prepare(self):
+        """The key that the devices share, and the head's profile: how long it took."""
+        self.quietly(["key"], os.devnull, os.path.join(self.work, "key.log"))
+        started = time.time()
+        self.quietly(["profile", "-m", self.model, "--json", "--threads", str(self.devices[0][2])],
+                     os.path.join(self.work, "profile.json"),
+                     os.path.join(self.work, "profile.log"))
+        return time.time() - started
+
+    def plan(self, path):
+        arguments = ["plan", "-m", self.model, "-c", "1024", "--json", "--no-what-if", "--threads",
+                     str(self.devices[0][2])]
+        if len(self.devices) > 1:
+            arguments += ["--port", "47100", "--workers", str(len(self.devices) - 1)]
+        self.quietly(arguments, path, os.path.join(self.work, "plan.log"))
 
     def close(self):
         for process in self.processes:
@@ -212,7 +224,13 @@ def with_windows(plan, windows):
     """The plan with other windows: slots and budgets stay, so what is streamed follows."""
     changed = json.loads(json.dumps(plan))
     changed["rounds"] = len(windows)
-    for device in changed["devices"]:
+    slots = max([d["slot_bytes"] for d in plan["devices"]] + [64 << 20])
+    for i, device in enumerate(changed["devices"]):
+        before = sum(window[1] for window in device["windows"])
+        layers = sum(row[i] for row in windows)
+        held = device["resident_bytes"] + device["streamed_bytes"] + device["kv_bytes"]
+        if before and held * layers / before > device["budget_bytes"] and not device["slot_bytes"]:
+            device["slot_bytes"] = slots
         device["windows"] = []
     first = 0
     for row in windows:
@@ -315,6 +333,7 @@ def main():
         os.makedirs(work, mode=0o700, exist_ok=True)
         cluster = Cluster(prima, model, work, name, sized, mbit)
         try:
+            profiling = cluster.prepare()
             cluster.start_workers()
             result = cluster.run(options.tokens, "Once upon a time")
             if result["predicted"] is None:
@@ -324,8 +343,10 @@ def main():
             print(f"{number:>2} {name:<39}{1e3 * result['predicted']:>8.0f} ms"
                   f"{1e3 * result['measured']:>8.0f} ms{100 * error:>+7.1f}%", flush=True)
             for line in result["log"].splitlines():
-                if line.startswith("Plan:"):
+                if line.startswith(("Plan:", "Without")):
                     print("    " + line, flush=True)
+            print(f"    head's profile {profiling:.1f} s; in all {result['seconds']:.1f} s",
+                  flush=True)
             if options.neighbours:
                 compare(cluster, work, options.neighbours, options.tokens, "Once upon a time")
         except RuntimeError as error:

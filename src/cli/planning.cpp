@@ -332,7 +332,9 @@ std::string plan_summary(const plan::Plan& plan) {
     }
   }
   if (plan.rounds > 1) text += ", in " + std::to_string(plan.rounds) + " rounds";
-  text += printed("; expected: %.0f ms per token", 1e3 * plan.tpot_seconds);
+  text += printed(
+      plan.tpot_seconds < 0.1 ? "; expected: %.1f ms per token" : "; expected: %.0f ms per token",
+      1e3 * plan.tpot_seconds);
   text += printed(", the first of a %u-token prompt after %.1f s", plan.request.prompt_tokens,
                   plan.ttft_seconds);
   if (!plan.bottleneck.empty()) text += ".\n" + plan.bottleneck;
