@@ -77,6 +77,47 @@ TEST(Halda, SaysTheSmallestChangeWhereNothingFits) {
   EXPECT_TRUE(make_plan(cluster, shape, request));
 }
 
+// The bytes of "1.25 GiB more memory on node1 would be enough", by device.
+std::pair<std::string, Bytes> offered_memory(const std::string& remedy) {
+  const auto more = remedy.find(" more memory on ");
+  EXPECT_NE(more, std::string::npos) << remedy;
+  const auto name = more + std::string(" more memory on ").size();
+  return {remedy.substr(name, remedy.find(' ', name) - name), *parse_bytes(remedy.substr(0, more))};
+}
+
+TEST(Halda, WhatItOffersWhereNothingFitsIsEnoughAndHardlyMore) {
+  const ModelShape shape = *named_shape("llama-8b-q4_k");
+  Cluster no_disks = even_cluster(2, shape, 1, 0);  // nothing can be streamed, nothing fits
+  Cluster tiny = even_cluster(2, shape, 0.1, 2e9);  // not even slots fit
+  for (const Cluster& cluster : {no_disks, tiny}) {
+    const auto plan = make_plan(cluster, shape, {});
+    ASSERT_FALSE(plan);
+    EXPECT_EQ(plan.error().code, ErrorCode::resource_exhausted);
+    const auto [name, bytes] = offered_memory(plan.error().remedy);
+    const auto with = [&](double share) {
+      Cluster changed = cluster;
+      for (profile::DeviceProfile& device : changed.devices) {
+        if (device.name != name) continue;
+        device.memory_available_bytes += static_cast<Bytes>(share * static_cast<double>(bytes));
+      }
+      return make_plan(changed, shape, {}).has_value();
+    };
+    EXPECT_TRUE(with(1.01)) << plan.error().remedy;  // as printed, rounded
+    EXPECT_FALSE(with(0.9)) << plan.error().remedy;
+  }
+}
+
+TEST(Halda, OffersToLeaveADeviceWithoutMemoryOut) {
+  const ModelShape shape = *named_shape("llama-8b-q4_k");
+  Cluster cluster = even_cluster(2, shape, 8, 2e9);
+  cluster.devices[1].memory_available_bytes = 0;
+  const auto plan = make_plan(cluster, shape, {});
+  ASSERT_FALSE(plan);
+  EXPECT_NE(plan.error().what.find("node1"), std::string::npos) << plan.error().what;
+  EXPECT_NE(plan.error().remedy.find("Leave it out"), std::string::npos) << plan.error().remedy;
+  EXPECT_TRUE(make_plan(even_cluster(1, shape, 8, 2e9), shape, {}));
+}
+
 TEST(Halda, RefusesProfilesThatCannotBe) {
   const ModelShape shape = *named_shape("llama-8b-q4_k");
   const auto refused = [&](auto change) {

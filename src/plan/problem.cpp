@@ -61,11 +61,19 @@ Status validate_layers(const std::string& where, const std::vector<LayerTimes>& 
   return {};
 }
 
+Bytes least_layer_bytes(const ModelShape& shape) {
+  Bytes least = std::numeric_limits<Bytes>::max();
+  for (const LayerClass& layer : shape.classes) least = std::min(least, weight_bytes(layer));
+  return least;
+}
+
 Status validate(const DeviceProfile& device, bool is_head, const ModelShape& shape) {
   const std::string where = "device " + device.name;
   if (device.memory_available_bytes == 0) {
     return fail(ErrorCode::invalid_argument, where + " has no memory available",
-                "Give it some, or leave the device out");
+                "Leave it out, or give it at least " +
+                    format_bytes(shape.buffer_bytes + least_layer_bytes(shape)) +
+                    ", which one layer and its buffers take");
   }
   if (!(device.disk_read_bytes_per_second >= 0) ||
       !std::isfinite(device.disk_read_bytes_per_second)) {
