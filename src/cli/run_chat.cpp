@@ -26,7 +26,9 @@ Messages new_conversation(const RunOptions& options) {
 // Lines from the terminal.
 class LineReader {
  public:
-  explicit LineReader(const InterruptGuard& interrupt) : interrupt_(interrupt) {}
+  // `read`: what is read beyond the lines returned.
+  LineReader(const InterruptGuard& interrupt, std::string& read)
+      : interrupt_(interrupt), read_(read) {}
 
   // nullopt at the end of input (Ctrl-D) and at Ctrl-C.
   std::optional<std::string> next() {
@@ -49,7 +51,7 @@ class LineReader {
 
  private:
   const InterruptGuard& interrupt_;
-  std::string read_;  // beyond the lines returned
+  std::string& read_;
 };
 
 Result<generate::Answer> reply(const AnswerContext& context,
@@ -63,22 +65,39 @@ Result<generate::Answer> reply(const AnswerContext& context,
 
 }  // namespace
 
-Status chat(const AnswerContext& context, const text::ChatTemplate& chat_template,
-            const ring::Ring& ring, std::uint32_t n_ctx_train) {
-  std::fputs("Ctrl-C ends an answer, /reset starts a new conversation, Ctrl-D leaves.\n", stderr);
-  Messages messages = new_conversation(context.options);
-  LineReader lines(context.interrupt);
-  while (const auto line = lines.next()) {
-    if (line->empty()) continue;
-    if (*line == "/reset") {
-      messages = new_conversation(context.options);
-      continue;
+Result<ChatEnd> chat(const AnswerContext& context, const text::ChatTemplate& chat_template,
+                     ring::Ring& ring, std::uint32_t n_ctx_train, Conversation& conversation) {
+  Messages& messages = conversation.messages;
+  if (!conversation.awaits_answer) {
+    std::fputs("Ctrl-C ends an answer, /reset starts a new conversation, Ctrl-D leaves.\n", stderr);
+    messages = new_conversation(context.options);
+  }
+  LineReader lines(context.interrupt, conversation.read_ahead);
+  while (true) {
+    if (!conversation.awaits_answer) {
+      const auto line = lines.next();
+      if (!line) break;
+      if (line->empty()) continue;
+      if (*line == "/reset") {
+        messages = new_conversation(context.options);
+        continue;
+      }
+      messages.push_back({"user", *line});
+      conversation.awaits_answer = true;
+      if (const auto reason = ring.reason_to_form_anew()) {
+        std::fprintf(stderr, "Forming the ring anew: %s.\n", reason->c_str());
+        return ChatEnd::for_new_ring;
+      }
     }
-    messages.push_back({"user", *line});
     const auto answer = reply(context, chat_template, messages, n_ctx_train);
+    if (!answer && answer.error().code == ErrorCode::unavailable) {
+      std::fprintf(stderr, "\n%s. Forming the ring anew.\n", answer.error().what.c_str());
+      return ChatEnd::for_new_ring;
+    }
     if (!answer && answer.error().code != ErrorCode::invalid_argument) {
       return tl::unexpected(answer.error());
     }
+    conversation.awaits_answer = false;
     if (!answer) {
       report(answer.error());
       std::fputs("Your message was left out; /reset starts a new conversation.\n", stderr);
@@ -90,7 +109,7 @@ Status chat(const AnswerContext& context, const text::ChatTemplate& chat_templat
     context.interrupt.clear();
   }
   std::fputc('\n', stderr);
-  return {};
+  return ChatEnd::left;
 }
 
 }  // namespace prima::cli

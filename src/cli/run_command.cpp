@@ -39,7 +39,8 @@ constexpr const char* kFooter =
     "\n"
     "--json FILE: an object with text, tokens (ids), finish_reason, prompt_tokens, seed, load_ms,\n"
     "ttft_ms, tpot_ms, prefill_tokens_per_second, decode_tokens_per_second, drafted_tokens,\n"
-    "accepted_tokens, devices, plan (which device runs which layers [first, last)), memory (bytes).\n"
+    "accepted_tokens, devices, plan (which device runs which layers [first, last)), memory "
+    "(bytes).\n"
     "What was not measured is null.\n";
 
 Result<int> run(const RunOptions& options) {
@@ -75,31 +76,36 @@ Result<int> run(const RunOptions& options) {
   InterruptGuard interrupt;
   ring::RingOptions formation = ring_options(options.devices, n_ctx);
   fit_steps_to_memory(formation, model.hyperparameters());
-  PRIMA_ASSIGN_OR_RETURN(const auto ring, form_ring_visibly(model, formation, interrupt));
-  const Duration loading = clock.now() - started;
-  generate::Engine engine(*ring, {.n_ctx = n_ctx, .max_tokens = formation.executor.max_tokens},
-                          clock);
-  PRIMA_ASSIGN_OR_RETURN(const auto drafter,
-                         make_drafter(options.draft, tokenizer, formation.executor, clock));
-  generate::Batcher batcher(
-      engine, tokenizer,
-      {.max_context = n_ctx, .decode_groups = generate::useful_decode_groups(ring->describe())},
-      clock, drafter.get());
-  const AnswerContext context{options, tokenizer, sampler, batcher, interrupt, clock};
-  if (interactive) {
-    PRIMA_RETURN_IF_ERROR(chat(context, *chat_template, *ring, n_ctx_train));
-    return kSuccess;
-  }
+  Conversation conversation;
+  while (true) {  // a chat may outlive its ring
+    PRIMA_ASSIGN_OR_RETURN(const auto ring, form_ring_visibly(model, formation, interrupt));
+    const Duration loading = clock.now() - started;
+    generate::Engine engine(*ring, {.n_ctx = n_ctx, .max_tokens = formation.executor.max_tokens},
+                            clock);
+    PRIMA_ASSIGN_OR_RETURN(const auto drafter,
+                           make_drafter(options.draft, tokenizer, formation.executor, clock));
+    generate::Batcher batcher(
+        engine, tokenizer,
+        {.max_context = n_ctx, .decode_groups = generate::useful_decode_groups(ring->describe())},
+        clock, drafter.get());
+    const AnswerContext context{options, tokenizer, sampler, batcher, interrupt, clock};
+    if (interactive) {
+      PRIMA_ASSIGN_OR_RETURN(const ChatEnd end,
+                             chat(context, *chat_template, *ring, n_ctx_train, conversation));
+      if (end == ChatEnd::left) return kSuccess;
+      continue;
+    }
 
-  PRIMA_ASSIGN_OR_RETURN(const generate::Answer answer, write_answer(context, std::move(tokens)));
-  const ring::RingDescription description = ring->describe();
-  print_figures(answer, description, n_ctx);
-  if (options.json) {
-    const RunReport report{model.name(), sampler.seed, n_ctx, loading};
-    PRIMA_RETURN_IF_ERROR(
-        write_atomically(*options.json, json_report(report, answer, description)));
+    PRIMA_ASSIGN_OR_RETURN(const generate::Answer answer, write_answer(context, std::move(tokens)));
+    const ring::RingDescription description = ring->describe();
+    print_figures(answer, description, n_ctx);
+    if (options.json) {
+      const RunReport report{model.name(), sampler.seed, n_ctx, loading};
+      PRIMA_RETURN_IF_ERROR(
+          write_atomically(*options.json, json_report(report, answer, description)));
+    }
+    return answer.finish == generate::FinishReason::cancelled ? kInterrupted : kSuccess;
   }
-  return answer.finish == generate::FinishReason::cancelled ? kInterrupted : kSuccess;
 }
 
 }  // namespace
