@@ -137,8 +137,11 @@ class Network:
         """`cut DEVICE` or `restore DEVICE` while the lab runs."""
         if self.relay_process is None or self.relay_process.stdin is None:
             raise NetworkError("this network has no relay")
-        self.relay_process.stdin.write(command + "\n")
-        self.relay_process.stdin.flush()
+        try:
+            self.relay_process.stdin.write(command + "\n")
+            self.relay_process.stdin.flush()
+        except BrokenPipeError:
+            raise NetworkError("the relay has ended; its message is above") from None
 
     def stop(self) -> str:
         """Ends the relay; its counts of frames."""

@@ -86,14 +86,7 @@ Percentiles percentiles(std::vector<Duration> durations) {
 }
 
 struct Totals {
-  std::vector<Duration> time_to_first_token;
-  std::vector<Duration> time_per_output_token;
-  std::uint64_t prompt_tokens = 0;
-  std::uint64_t tokens = 0;
-  std::uint32_t finished = 0;
-  std::uint32_t left = 0;
-  std::size_t errors = 0;
-  std::string first_error;
+  BenchUser all;         // of all users together
   double slowest = 0.0;  // tokens per second of a user
   double fastest = 0.0;
 };
@@ -102,17 +95,16 @@ Totals add_up(const BenchResult& result) {
   Totals totals;
   bool first = true;
   for (const BenchUser& user : result.users) {
-    const auto append = [](std::vector<Duration>& to, const std::vector<Duration>& from) {
+    const auto append = [](auto& to, const auto& from) {
       to.insert(to.end(), from.begin(), from.end());
     };
-    append(totals.time_to_first_token, user.time_to_first_token);
-    append(totals.time_per_output_token, user.time_per_output_token);
-    totals.prompt_tokens += user.prompt_tokens;
-    totals.tokens += user.tokens;
-    totals.finished += user.finished;
-    totals.left += user.left;
-    totals.errors += user.errors.size();
-    if (totals.first_error.empty() && !user.errors.empty()) totals.first_error = user.errors[0];
+    append(totals.all.time_to_first_token, user.time_to_first_token);
+    append(totals.all.time_per_output_token, user.time_per_output_token);
+    append(totals.all.errors, user.errors);
+    totals.all.prompt_tokens += user.prompt_tokens;
+    totals.all.tokens += user.tokens;
+    totals.all.finished += user.finished;
+    totals.all.left += user.left;
     if (user.busy <= Duration{}) continue;
     const double rate = static_cast<double>(user.tokens) / seconds(user.busy);
     totals.slowest = first ? rate : std::min(totals.slowest, rate);
@@ -141,8 +133,8 @@ BenchResult run_bench(const BenchLoad& load, const Clock& clock,
 
 std::string describe(const BenchResult& result) {
   const Totals t = add_up(result);
-  const Percentiles first = percentiles(t.time_to_first_token);
-  const Percentiles each = percentiles(t.time_per_output_token);
+  const Percentiles first = percentiles(t.all.time_to_first_token);
+  const Percentiles each = percentiles(t.all.time_per_output_token);
   const double elapsed = std::max(1e-9, seconds(result.elapsed));
   std::string text = fmt::format(
       "{} users, {} answers finished, {} left, {} failed in {:.1f} s\n"
@@ -151,10 +143,12 @@ std::string describe(const BenchResult& result) {
       "TPOT  {:>10.2f} {:>10.2f} {:>10.2f} {:>10.2f}  ms\n"
       "Throughput: {:.2f} tokens/s written, {:.1f} tokens/s of prompts, {:.2f} answers/s\n"
       "A user's tokens/s: {:.2f} (slowest) to {:.2f} (fastest)\n",
-      result.users.size(), t.finished, t.left, t.errors, elapsed, first.p50, first.p90, first.p99,
-      first.most, each.p50, each.p90, each.p99, each.most, static_cast<double>(t.tokens) / elapsed,
-      static_cast<double>(t.prompt_tokens) / elapsed, t.finished / elapsed, t.slowest, t.fastest);
-  if (!t.first_error.empty()) text += "The first failure: " + t.first_error + "\n";
+      result.users.size(), t.all.finished, t.all.left, t.all.errors.size(), elapsed, first.p50,
+      first.p90, first.p99, first.most, each.p50, each.p90, each.p99, each.most,
+      static_cast<double>(t.all.tokens) / elapsed,
+      static_cast<double>(t.all.prompt_tokens) / elapsed, t.all.finished / elapsed, t.slowest,
+      t.fastest);
+  if (!t.all.errors.empty()) text += "The first failure: " + t.all.errors.front() + "\n";
   return text;
 }
 
@@ -164,20 +158,21 @@ server::Json json_report(const BenchLoad& load, const BenchResult& result) {
     return server::Json{{"p50", p.p50}, {"p90", p.p90}, {"p99", p.p99}, {"most", p.most}};
   };
   const double elapsed = std::max(1e-9, seconds(result.elapsed));
-  return {{"users", load.users},
-          {"requests_per_user", load.requests},
-          {"tokens_per_answer", load.tokens},
-          {"elapsed_s", elapsed},
-          {"finished", t.finished},
-          {"left", t.left},
-          {"failed", t.errors},
-          {"first_failure", t.first_error.empty() ? server::Json() : server::Json(t.first_error)},
-          {"ttft_ms", json(percentiles(t.time_to_first_token))},
-          {"tpot_ms", json(percentiles(t.time_per_output_token))},
-          {"tokens_per_second", static_cast<double>(t.tokens) / elapsed},
-          {"prompt_tokens_per_second", static_cast<double>(t.prompt_tokens) / elapsed},
-          {"slowest_user_tokens_per_second", t.slowest},
-          {"fastest_user_tokens_per_second", t.fastest}};
+  return {
+      {"users", load.users},
+      {"requests_per_user", load.requests},
+      {"tokens_per_answer", load.tokens},
+      {"elapsed_s", elapsed},
+      {"finished", t.all.finished},
+      {"left", t.all.left},
+      {"failed", t.all.errors.size()},
+      {"first_failure", t.all.errors.empty() ? server::Json() : server::Json(t.all.errors.front())},
+      {"ttft_ms", json(percentiles(t.all.time_to_first_token))},
+      {"tpot_ms", json(percentiles(t.all.time_per_output_token))},
+      {"tokens_per_second", static_cast<double>(t.all.tokens) / elapsed},
+      {"prompt_tokens_per_second", static_cast<double>(t.all.prompt_tokens) / elapsed},
+      {"slowest_user_tokens_per_second", t.slowest},
+      {"fastest_user_tokens_per_second", t.fastest}};
 }
 
 }  // namespace prima::cli

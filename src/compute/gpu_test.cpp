@@ -3,7 +3,6 @@
 #include "compute/gpu.h"
 
 #include <chrono>
-#include <cmath>
 #include <filesystem>
 #include <string>
 #include <thread>
@@ -18,6 +17,7 @@
 #include <unistd.h>
 
 #include "compute/forward_session.h"
+#include "compute/test_logits.h"
 #include "model/synth.h"
 
 namespace prima::compute {
@@ -117,16 +117,6 @@ class GpuTest : public testing::Test {
   inline static RpcServer* server_ = nullptr;
   inline static std::filesystem::path path_;
 };
-
-double relative_rms(const std::vector<float>& actual, const std::vector<float>& expected) {
-  double difference = 0;
-  double norm = 0;
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    difference += std::pow(double{actual[i]} - double{expected[i]}, 2);
-    norm += std::pow(double{expected[i]}, 2);
-  }
-  return std::sqrt(difference / norm);
-}
 
 TEST_F(GpuTest, AnyNumberOfGpuLayersGivesTheSameLogits) {
   const model::ModelFile model = open_model();

@@ -1,6 +1,5 @@
 // Logits must not depend on where weights come from: in memory, streamed within any budget, through
 // any reader.
-#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -13,6 +12,7 @@
 
 #include "compute/executor.h"
 #include "compute/forward_session.h"
+#include "compute/test_logits.h"
 #include "model/model_file.h"
 #include "model/synth.h"
 #include "model/testing/temporary_folder.h"
@@ -234,16 +234,6 @@ TEST(Streaming, ReadsAWindowOnceForAWaveOfSteps) {
   }
 }
 
-double relative_rms(const std::vector<float>& a, const std::vector<float>& b) {
-  double difference = 0;
-  double size = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    difference += (a[i] - b[i]) * (a[i] - b[i]);
-    size += b[i] * b[i];
-  }
-  return std::sqrt(difference / size);
-}
-
 class StoredModel : public testing::Test {
  protected:
   void SetUp() override {
@@ -264,9 +254,9 @@ class StoredModel : public testing::Test {
   std::filesystem::path layer_;
 };
 
-// Kernels of another layout add in another order. A difference in the last bit now and then turns an
-// activation's rounding to 8 bits the other way, and from there on it is as large as that rounding:
-// about one in a hundred for these types.
+// Kernels of another layout add in another order. A difference in the last bit now and then turns
+// an activation's rounding to 8 bits the other way, and from there on it is as large as that
+// rounding: about one in a hundred for these types.
 TEST(Streaming, TheStoresKernelsGiveNearlyTheSameLogits) {
   for (const char* type : {"Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "Q2_K", "IQ4_NL"}) {
     const model::TemporaryFolder folder;

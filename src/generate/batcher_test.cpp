@@ -10,6 +10,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "compute/test_logits.h"
 #include "generate/fake_ring.h"
 #include "generate/generator.h"
 #include "model/model_file.h"
@@ -330,14 +331,7 @@ class RecordingRing final : public ring::Ring {
 
   Status submit(const compute::Step& step, std::span<const std::int32_t> tokens,
                 Instant deadline) override {
-    for (const compute::KvOperation& operation : step.kv_operations) {
-      auto& history = histories_[operation.sequence];
-      if (operation.kind == compute::KvOperation::Kind::copy) {
-        histories_[operation.target].assign(history.begin(), history.begin() + operation.to);
-      } else {
-        history.resize(static_cast<std::size_t>(operation.from));
-      }
-    }
+    apply_operations(step, histories_);
     std::size_t output = 0;
     for (std::uint32_t i = 0; i < step.n_tokens(); ++i) {
       auto& history = histories_[step.sequences[i]];
@@ -370,19 +364,9 @@ class RecordingRing final : public ring::Ring {
  private:
   ring::Ring& ring_;
   const std::size_t n_vocab_;
-  std::map<std::int32_t, std::vector<std::int32_t>> histories_;
+  Histories histories_;
   std::map<std::uint64_t, std::vector<Key>> wanted_;
 };
-
-double relative_rms(std::span<const float> a, std::span<const float> b) {
-  double difference = 0.0;
-  double size = 0.0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    difference += (a[i] - b[i]) * (a[i] - b[i]);
-    size += a[i] * a[i];
-  }
-  return std::sqrt(difference / size);
-}
 
 TEST(BatcherOnAModel, LogitsBesideOthersAreThoseOfARunAlone) {
   const auto path = std::filesystem::temp_directory_path() /
@@ -434,7 +418,7 @@ TEST(BatcherOnAModel, LogitsBesideOthersAreThoseOfARunAlone) {
     for (const auto& [key, row] : own_logits) {
       const auto beside = logits.find(key);
       if (beside == logits.end()) continue;  // after a token that parted
-      sum += relative_rms(row, beside->second);
+      sum += compute::relative_rms(beside->second, row);
       ++n;
     }
   }

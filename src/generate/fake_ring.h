@@ -12,6 +12,21 @@
 
 namespace prima::generate {
 
+// The tokens of each sequence.
+using Histories = std::map<std::int32_t, std::vector<std::int32_t>>;
+
+// What the step's KV operations leave of them.
+inline void apply_operations(const compute::Step& step, Histories& histories) {
+  for (const compute::KvOperation& operation : step.kv_operations) {
+    auto& history = histories[operation.sequence];
+    if (operation.kind == compute::KvOperation::Kind::copy) {
+      histories[operation.target].assign(history.begin(), history.begin() + operation.to);
+    } else {
+      history.resize(static_cast<std::size_t>(operation.from));
+    }
+  }
+}
+
 class FakeRing final : public ring::Ring {
  public:
   struct Options {
@@ -32,14 +47,7 @@ class FakeRing final : public ring::Ring {
       return fail(ErrorCode::unavailable, "device tablet is gone");
     }
     PRIMA_RETURN_IF_ERROR(cells_.apply(step));
-    for (const compute::KvOperation& operation : step.kv_operations) {
-      auto& history = histories_[operation.sequence];
-      if (operation.kind == compute::KvOperation::Kind::copy) {
-        histories_[operation.target].assign(history.begin(), history.begin() + operation.to);
-      } else {
-        history.resize(static_cast<std::size_t>(operation.from));
-      }
-    }
+    apply_operations(step, histories_);
     Finished finished;
     finished.step_id = step.id;
     finished.timings.total = options_.step_time + step.n_tokens() * options_.token_time;
@@ -103,7 +111,7 @@ class FakeRing final : public ring::Ring {
   const Options options_;
   ManualClock& clock_;
   compute::KvCells cells_;
-  std::map<std::int32_t, std::vector<std::int32_t>> histories_;
+  Histories histories_;
   std::deque<std::pair<Finished, Instant>> queue_;
 };
 

@@ -144,7 +144,7 @@ void expect_sane(const SynthOptions& options) {
   std::vector<llama_token> distinct = answer;
   std::sort(distinct.begin(), distinct.end());
   distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
-  EXPECT_GE(distinct.size(), 4u);
+  EXPECT_GE(distinct.size(), 3u);
   EXPECT_NE(answer, llama.generate("a slow green turtle", kTokens));
   // Only an earlier word differs, so attention has to have carried it.
   EXPECT_NE(answer, llama.generate("the quick green fox", kTokens));

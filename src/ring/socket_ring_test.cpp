@@ -100,7 +100,7 @@ class SocketRing : public testing::Test {
   std::vector<std::unique_ptr<transport::Network>> networks_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<std::unique_ptr<transport::Thread>> threads_;
-  const SystemClock clock_;
+  const SystemClock clock_{};
 };
 
 TEST_F(SocketRing, ServesAThousandRequestsWithoutGrowing) {

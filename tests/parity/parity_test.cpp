@@ -1,6 +1,5 @@
 // The forward pass against llama.cpp's own library on the same files: every architecture, every
 // quantization.
-#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <random>
@@ -13,6 +12,7 @@
 
 #include "compute/executor.h"
 #include "compute/forward_session.h"
+#include "compute/test_logits.h"
 #include "model/model_file.h"
 #include "model/synth.h"
 
@@ -20,23 +20,13 @@ namespace prima::parity {
 
 using compute::Executor;
 using compute::ForwardSession;
+using compute::relative_rms;
 namespace {
 
 constexpr std::uint32_t kContext = 512;
 constexpr std::size_t kPromptTokens = 64;
 constexpr std::size_t kDecodedTokens = 32;
 constexpr int kThreads = 1;  // the machine may be busy with other tests
-
-double relative_rms(const std::vector<float>& actual, const std::vector<float>& expected) {
-  double difference = 0;
-  double norm = 0;
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    const double delta = double{actual[i]} - double{expected[i]};
-    difference += delta * delta;
-    norm += double{expected[i]} * double{expected[i]};
-  }
-  return std::sqrt(difference / norm);
-}
 
 std::int32_t best(const std::vector<float>& logits) {
   return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());

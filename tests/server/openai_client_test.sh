@@ -14,29 +14,9 @@ client=$("$here/../../tools/fetch_openai_client.sh") || {
   exit 77
 }
 
-folder=$(mktemp -d)
-server=
-finish() {
-  [ -z "$server" ] || kill -KILL "$server" 2>/dev/null || true
-  rm -rf "$folder"
-}
-trap finish EXIT
-
-"$prima" model synth --layers 2 --embd 64 --heads 4 --vocab 600 --context 4096 --type F16 \
-  -o "$folder/toy.gguf" >/dev/null
-"$prima" serve -m "$folder/toy.gguf" --chat-template "$here/tools.jinja" --listen 127.0.0.1:0 \
-  --api-key secret 2>"$folder/log" &
-server=$!
-for _ in $(seq 600); do
-  grep -q '^Ready' "$folder/log" && break
-  kill -0 "$server" 2>/dev/null || break
-  sleep 0.1
-done
-url=$(sed -nE 's|^Listening on (http://[^,]*),.*|\1|p' "$folder/log")
-[ -n "$url" ] && grep -q '^Ready' "$folder/log" || {
-  cat "$folder/log"
-  exit 1
-}
+# shellcheck source=toy_server.sh
+. "$here/toy_server.sh"
+start_toy_server "$prima" --api-key secret
 
 timeout 240 node "$here/openai_client_test.mjs" "$client" "$url" secret || {
   echo "--- the server said:"

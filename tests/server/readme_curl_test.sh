@@ -9,29 +9,10 @@ command -v curl >/dev/null || {
   exit 77
 }
 
-folder=$(mktemp -d)
-server=
-finish() {
-  [ -z "$server" ] || kill -KILL "$server" 2>/dev/null || true
-  rm -rf "$folder"
-}
-trap finish EXIT
-
-"$prima" model synth --layers 2 --embd 64 --heads 4 --vocab 600 --context 4096 --type F16 \
-  -o "$folder/toy.gguf" >/dev/null
-"$prima" serve -m "$folder/toy.gguf" --chat-template "$here/tools.jinja" --listen 127.0.0.1:0 \
-  2>"$folder/log" &
-server=$!
-for _ in $(seq 600); do
-  grep -q '^Ready' "$folder/log" && break
-  kill -0 "$server" 2>/dev/null || break
-  sleep 0.1
-done
-address=$(sed -nE 's|^Listening on (http://[^,]*)/v1,.*|\1|p' "$folder/log")
-[ -n "$address" ] || {
-  cat "$folder/log"
-  exit 1
-}
+# shellcheck source=toy_server.sh
+. "$here/toy_server.sh"
+start_toy_server "$prima"
+address=${url%/v1}
 
 # A command begins with curl at the start of a line and ends at an empty line or the fence.
 awk '/^curl / { on = 1 } /^$|^```/ { if (on) print "--end--"; on = 0 } on' \

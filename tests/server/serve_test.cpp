@@ -65,6 +65,11 @@ TEST_F(ServeTest, ChatTalksToAServer) {
     return chat.out().size() >= 2 * first.size() && chat.out().ends_with(first);
   })) << chat.out()
       << chat.err();
+  // Between two prompts the terminal itself takes Ctrl-D. Each prompt turns bracketed paste on.
+  ASSERT_TRUE(chat.wait_for([&] {
+    const std::string text = chat.err();
+    return text.rfind("\x1b[?2004h") > text.rfind("\x1b[?2004l");
+  })) << chat.err();
   chat.write("\x04");
   EXPECT_EQ(chat.wait(), 0) << chat.err();
   server->send(SIGTERM);
