@@ -168,11 +168,10 @@ class Planner {
   bool fits() const {
     compute::ExecutorOptions executor;
     if (!apply(options_.processor, executor)) return true;  // check() has seen it succeed
-    const auto budget = weights::measure_budget(executor.memory);
-    if (!budget) return true;  // a system that does not say
+    if (!executor.memory) return true;                      // a system that does not say
     return plan::weight_bytes(shape_) + plan::kv_bytes(shape_, request_.n_ctx) +
                shape_.buffer_bytes <=
-           budget->for_layers();
+           executor.memory->for_layers();
   }
 
   Result<ring::RingPlan> plan_from_file(const ring::RingOffer& offer) const {

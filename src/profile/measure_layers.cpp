@@ -60,7 +60,7 @@ compute::ExecutorOptions executor_options(const LayerMeasurement& measurement) {
   options.n_threads = measurement.n_threads;
   options.yields_memory = false;
   // More than anything takes: all is resident, in the layout of what may be streamed.
-  if (measurement.budgeted) options.memory = Bytes{1} << 50;
+  if (measurement.budgeted) options.memory = weights::MemoryBudget{.total = Bytes{1} << 50};
   return options;
 }
 

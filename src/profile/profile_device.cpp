@@ -225,8 +225,12 @@ void fill_memory(DeviceProfile& profile, const ProfileRequest& request, Bytes fo
 Result<ProfileResult> profile_device(const model::ModelFile& model, const ProfileRequest& request,
                                      const ProfileCache& cache, const ProfileProgress& progress,
                                      const Clock& clock) {
-  PRIMA_ASSIGN_OR_RETURN(const weights::MemoryBudget budget,
-                         weights::measure_budget(request.memory));
+  weights::MemoryBudget budget;
+  if (request.memory) {
+    budget = *request.memory;
+  } else {
+    PRIMA_ASSIGN_OR_RETURN(budget, weights::measure_budget({}));
+  }
   const int n_threads = request.n_threads > 0 ? request.n_threads : compute::default_thread_count();
   const std::string key = key_of(model, request, n_threads);
   ProfileResult result;

@@ -18,6 +18,7 @@
 #include "profile/device_profile.h"
 #include "profile/measure_layers.h"
 #include "profile/profile_cache.h"
+#include "weights/budget.h"
 #include "weights/streaming_options.h"
 
 namespace prima::profile {
@@ -27,10 +28,10 @@ struct ProfileRequest {
   std::vector<LayerClass> classes;  // all layers of the model, by class
   bool is_head = true;              // measures the output layer too
   ggml_type kv_type = GGML_TYPE_F16;
-  std::uint32_t max_tokens = 512;  // of a step
-  int n_threads = 0;               // 0: as generation chooses
-  std::optional<Bytes> memory;     // --memory; absent: what is available
-  Bytes gpu_memory_limit = 0;      // of each GPU; 0: what is free
+  std::uint32_t max_tokens = 512;               // of a step
+  int n_threads = 0;                            // 0: as generation chooses
+  std::optional<weights::MemoryBudget> memory;  // absent: what is available
+  Bytes gpu_memory_limit = 0;                   // of each GPU; 0: what is free
   weights::StreamingOptions streaming;
   bool fresh = false;                        // measure although there is a profile
   bool only_known = false;                   // fail with not_found instead of measuring

@@ -132,7 +132,7 @@ TEST_F(ProfileDevice, MeasuresEverythingThePlannerAsksFor) {
 TEST_F(ProfileDevice, IsMeasuredOnce) {
   const auto first = profile();
   ASSERT_TRUE(first);
-  request_.memory = kGiB;
+  request_.memory = weights::MemoryBudget{.total = kGiB};
   const auto second = profile();
   ASSERT_TRUE(second);
   EXPECT_FALSE(second->measured);

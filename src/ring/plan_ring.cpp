@@ -25,8 +25,13 @@ std::size_t link_index(std::size_t n, std::size_t a, std::size_t b) {
 }  // namespace
 
 void apply(const DeviceShare& share, compute::ExecutorOptions& executor) {
-  if (share.memory) executor.memory = share.memory;
-  if (share.memory == kAllInMemory) executor.memory.reset();
+  if (share.memory == kAllInMemory) {
+    executor.memory.reset();
+  } else if (share.memory) {
+    weights::MemoryBudget budget = executor.memory.value_or(weights::MemoryBudget{});
+    budget.total = budget.program + *share.memory;
+    executor.memory = budget;
+  }
   if (share.slot_bytes) executor.streaming.slot_bytes = share.slot_bytes;
   // By plan: none, unless it names some.
   if (share.memory || !share.gpus.empty()) {
