@@ -245,7 +245,8 @@ bool Search::tune_slots_once(Found& from) {
   bool improved = false;
   for (std::size_t i = 0; i < from.decision.ring.size(); ++i) {
     if (from.decision.ring[i].slot_bytes == 0) continue;
-    for (const std::int64_t grids : {1, -1, 2, -2, 4, -4, 8, -8, 12, -12, 16, -16, 32, -32}) {
+    for (const std::int64_t grids :
+         {1, -1, 2, -2, 3, -3, 4, -4, 6, -6, 8, -8, 12, -12, 16, -16, 32, -32}) {
       if (spent()) return improved;
       Decision changed = from.decision;
       const auto slots = static_cast<std::int64_t>(changed.ring[i].slot_bytes) +

@@ -117,6 +117,43 @@ TEST_F(RingProcesses, NameAWorkerThatIsKilledOrStopsAndServeOnWithTheRest) {
   }
 }
 
+// From its start until it serves, and a little beyond: whatever its state, the head either does
+// without it or says who was lost, and the next request works.
+TEST_F(RingProcesses, SurviveAWorkerKilledAtAnyMoment) {
+  const std::vector<std::string> two_workers{"--workers", "2", "--rounds", "2"};
+  const auto steady = join("steady");
+  Seconds forming{};
+  std::string undisturbed;
+  {
+    const auto other = join("other");
+    undisturbed = tokens(two_workers);
+    ASSERT_GT(undisturbed.size(), 100u);
+    const auto started = std::chrono::steady_clock::now();
+    const auto head = run("4000", {"-c", "4096", "--workers", "2", "--rounds", "2"});
+    ASSERT_TRUE(other->says("serving", kPatience, 2)) << head->output();
+    forming = std::chrono::steady_clock::now() - started;
+  }
+  constexpr int kMoments = 12;
+  int lost = 0;
+  for (int moment = 0; moment < kMoments; ++moment) {
+    SCOPED_TRACE(moment);
+    const auto head = run("1000", {"-c", "4096", "--workers", "2", "--rounds", "2"});
+    const auto victim = join("victim");
+    std::this_thread::sleep_for(1.25 * forming * moment / kMoments);
+    victim->send(SIGKILL);
+    const auto replacement = join("replacement");
+    const auto status = head->wait(kPatience);
+    ASSERT_TRUE(status) << "the head hangs: " << head->output();
+    if (*status != 0) {
+      ++lost;
+      EXPECT_EQ(*status, 1);
+      EXPECT_THAT(head->output(), HasSubstr("victim"));
+    }
+    EXPECT_EQ(tokens(two_workers), undisturbed);
+  }
+  EXPECT_GT(lost, 0) << "no moment struck a ring that had formed";
+}
+
 // Each chunk of a perplexity is a sequence of its own: a prompt, its logits, and the cells freed.
 TEST_F(RingProcesses, ServeAThousandRequestsWithoutGrowing) {
   const std::string text = (folder_ / "text.txt").string();
