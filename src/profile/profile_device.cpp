@@ -69,14 +69,15 @@ std::string tensor_text(const model::TensorInfo& tensor) {
 }
 
 // All that the figures depend on.
-std::string key_of(const model::ModelFile& model, const ProfileRequest& request, int n_threads) {
+std::string key_of(const model::ModelFile& model, const ProfileRequest& request, int n_threads,
+                   bool is_head) {
   std::string key = hardware_description(n_threads);
   struct stat status {};
   if (::stat(model.paths().front().c_str(), &status) == 0) {
     key += "disk " + std::to_string(status.st_dev) + "\n";
   }
-  key += std::string("kv ") + ggml_type_name(request.kv_type) +
-         (request.is_head ? "\nhead\n" : "\nworker\n");
+  key +=
+      std::string("kv ") + ggml_type_name(request.kv_type) + (is_head ? "\nhead\n" : "\nworker\n");
   for (const compute::GpuInfo& gpu : compute::list_gpus()) {
     key += "gpu " + gpu.name + " " + gpu.description + "\n";
   }
@@ -232,20 +233,26 @@ Result<ProfileResult> profile_device(const model::ModelFile& model, const Profil
     PRIMA_ASSIGN_OR_RETURN(budget, weights::measure_budget({}));
   }
   const int n_threads = request.n_threads > 0 ? request.n_threads : compute::default_thread_count();
-  const std::string key = key_of(model, request, n_threads);
+  const std::string key = key_of(model, request, n_threads, request.is_head);
   ProfileResult result;
-  if (!request.fresh) {
-    if (auto known = cache.find(key)) {
-      result.profile = std::move(*known);
-      fill_memory(result.profile, request, budget.for_layers());
-      return result;
-    }
-  }
+  const auto find_known = [&] {
+    if (request.fresh) return false;
+    auto known = cache.find(key);
+    // A head's says all that a worker's does.
+    if (!known && !request.is_head) known = cache.find(key_of(model, request, n_threads, true));
+    if (!known) return false;
+    result.profile = std::move(*known);
+    result.profile.name = request.device_name;
+    fill_memory(result.profile, request, budget.for_layers());
+    return true;
+  };
+  if (find_known()) return result;
   if (request.only_known) return fail(ErrorCode::not_found, "this device was not measured yet");
   PRIMA_ASSIGN_OR_RETURN(const MeasuringLock lock, MeasuringLock::take(model.paths().front(), [&] {
                            return !progress ||
                                   progress("waiting for another device of this computer", 0);
                          }));
+  if (find_known()) return result;  // the one waited for has measured the same
   PRIMA_ASSIGN_OR_RETURN(result.profile,
                          Measuring(model, request, budget.for_layers(), progress, clock).run());
   result.measured = true;

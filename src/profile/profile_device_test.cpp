@@ -1,6 +1,8 @@
 #include "profile/profile_device.h"
 
 #include <fstream>
+#include <future>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -143,6 +145,30 @@ TEST_F(ProfileDevice, IsMeasuredOnce) {
   EXPECT_TRUE(profile()->measured);
   request_.fresh = true;
   EXPECT_TRUE(profile()->measured);
+}
+
+TEST_F(ProfileDevice, OfAHeadServesAWorkerToo) {
+  ASSERT_TRUE(profile());
+  request_.is_head = false;
+  request_.device_name = "worker";
+  const auto worker = profile();
+  ASSERT_TRUE(worker);
+  EXPECT_FALSE(worker->measured);
+  EXPECT_EQ(worker->profile.name, "worker");
+}
+
+TEST_F(ProfileDevice, IsMeasuredOnceByProcessesThatStartTogether) {
+  std::vector<std::future<Result<ProfileResult>>> starting;
+  for (int i = 0; i < 3; ++i) {
+    starting.push_back(std::async(std::launch::async, [&] { return profile(); }));
+  }
+  int measured = 0;
+  for (auto& started : starting) {
+    const auto result = started.get();
+    ASSERT_TRUE(result) << result.error().message();
+    measured += result->measured;
+  }
+  EXPECT_EQ(measured, 1);
 }
 
 TEST_F(ProfileDevice, IsMeasuredAnewWhereTheCacheIsDamaged) {
