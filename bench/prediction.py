@@ -149,6 +149,8 @@ class Cluster:
                      str(self.devices[0][2])]
         if len(self.devices) > 1:
             arguments += ["--port", "47100", "--workers", str(len(self.devices) - 1)]
+        else:
+            arguments.insert(0, "-v")  # a device alone tells its plan only then, where all fits
         started = time.time()
         process = self.start(0, arguments + list(extra), log)
         try:

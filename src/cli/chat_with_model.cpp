@@ -30,7 +30,7 @@ class ModelPartner final : public ChatPartner {
     PRIMA_ASSIGN_OR_RETURN(n_ctx_, context_size(options_.context, model_.hyperparameters()));
     PRIMA_ASSIGN_OR_RETURN(sampler_, sampler_options(options_));
     PRIMA_RETURN_IF_ERROR(text::Sampler::create(tokenizer_, sampler_));
-    const ring::RingOptions formation = ring_options(options_.devices, n_ctx_);
+    const ring::RingOptions formation = ring_options(options_.devices, n_ctx_, model_);
     PRIMA_ASSIGN_OR_RETURN(ring_, form_ring_visibly(model_, formation, interrupt_));
     PRIMA_ASSIGN_OR_RETURN(drafter_,
                            make_drafter(options_.draft, tokenizer_, formation.executor, clock_));

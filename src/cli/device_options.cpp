@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 
 #include "base/units.h"
+#include "cli/device_profile.h"
 #include "cli/planning.h"
 #include "cli/progress_line.h"
 
@@ -139,7 +140,8 @@ Result<std::uint32_t> context_size(std::optional<std::int64_t> asked,
   return static_cast<std::uint32_t>(*asked);
 }
 
-ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx) {
+ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx,
+                               const model::ModelFile& model) {
   ring::RingOptions ring;
   ring.n_workers = worker_count(options);
   ring.windows.assign(options.windows.begin(), options.windows.end());
@@ -158,6 +160,12 @@ ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx
   ring.executor.max_tokens = std::min(kStepTokens, n_ctx);
   ring.executor.kv_type = kv_type_of(options);
   static_cast<void>(apply(options.processor, ring.executor));  // check() has seen it succeed
+  if (ring.executor.memory) {
+    ring.executor.max_tokens = compute::step_tokens_within(
+        *ring.executor.memory, model.hyperparameters(), ring.executor.max_tokens);
+  }
+  ring.executor.on_computed = learn_from_generation(
+      model, {.processor = options.processor, .kv_type = kv_type_of(options)});
   return ring;
 }
 
@@ -182,12 +190,6 @@ std::string describe(const ring::FormationProgress& progress) {
     case Stage::linking: return "Linking the devices";
   }
   return "";
-}
-
-void fit_steps_to_memory(ring::RingOptions& ring, const model::Hyperparameters& model) {
-  if (!ring.executor.memory) return;
-  ring.executor.max_tokens =
-      compute::step_tokens_within(*ring.executor.memory, model, ring.executor.max_tokens);
 }
 
 Result<std::unique_ptr<ring::Ring>> form_ring_visibly(const model::ModelFile& model,

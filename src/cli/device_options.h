@@ -49,14 +49,15 @@ Status check(const DeviceOptions& options);
 Result<std::uint32_t> context_size(std::optional<std::int64_t> asked,
                                    const model::Hyperparameters& model);
 
+// With smaller steps where this device's memory is short; what is computed teaches this device's
+// profile. The model must outlive the ring.
+//
 // REQUIRES: check(options).
-ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx);
+ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx,
+                               const model::ModelFile& model);
 
 // One line for a person.
 std::string describe(const ring::FormationProgress& progress);
-
-// Smaller steps where this device's memory is short.
-void fit_steps_to_memory(ring::RingOptions& ring, const model::Hyperparameters& model);
 
 // ring::form_ring, with its progress on the terminal; Ctrl-C cancels.
 Result<std::unique_ptr<ring::Ring>> form_ring_visibly(const model::ModelFile& model,

@@ -20,10 +20,10 @@ profile::ProfileCache profile_cache() {
                                       : std::filesystem::temp_directory_path() / "prima-profiles");
 }
 
-Result<profile::ProfileResult> profile_this_device(const model::ModelFile& model,
-                                                   const ProfileOptions& options,
-                                                   const std::function<bool()>& go_on) {
-  const SystemClock clock;
+namespace {
+
+Result<profile::ProfileRequest> request_for(const model::ModelFile& model,
+                                            const ProfileOptions& options) {
   compute::ExecutorOptions executor;
   PRIMA_RETURN_IF_ERROR(apply(options.processor, executor));
   profile::ProfileRequest request;
@@ -37,6 +37,23 @@ Result<profile::ProfileResult> profile_this_device(const model::ModelFile& model
   request.streaming = executor.streaming;
   request.fresh = options.fresh;
   request.only_known = options.only_known;
+  return request;
+}
+
+}  // namespace
+
+std::function<void(const compute::ComputedLayers&)> learn_from_generation(
+    const model::ModelFile& model, const ProfileOptions& options) {
+  const auto request = request_for(model, options);
+  if (!request) return {};
+  return profile::learn_from_generation(model, *request, profile_cache());
+}
+
+Result<profile::ProfileResult> profile_this_device(const model::ModelFile& model,
+                                                   const ProfileOptions& options,
+                                                   const std::function<bool()>& go_on) {
+  const SystemClock clock;
+  PRIMA_ASSIGN_OR_RETURN(const profile::ProfileRequest request, request_for(model, options));
   ProgressLine line;
   return profile::profile_device(
       model, request, profile_cache(),

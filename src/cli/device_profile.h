@@ -6,6 +6,7 @@
 
 #include "base/result.h"
 #include "cli/processor_options.h"
+#include "compute/executor.h"
 #include "model/model_file.h"
 #include "plan/model_shape.h"
 #include "profile/profile_device.h"
@@ -28,6 +29,10 @@ plan::ModelShape planned_shape(const model::ModelFile& model, ggml_type kv_type)
 Result<profile::ProfileResult> profile_this_device(const model::ModelFile& model,
                                                    const ProfileOptions& options,
                                                    const std::function<bool()>& go_on = {});
+
+// To be called with all that this device computes: profile/learn_from_generation.h.
+std::function<void(const compute::ComputedLayers&)> learn_from_generation(
+    const model::ModelFile& model, const ProfileOptions& options);
 
 // Where profiles are kept: the user's folder, or nowhere that lasts.
 profile::ProfileCache profile_cache();

@@ -225,6 +225,10 @@ Result<int> join(const JoinOptions& options) {
         executor.repack = assignment.repack;
         PRIMA_RETURN_IF_ERROR(apply(options.processor, executor));
         executor.show_store = show_store_progress;
+        executor.on_computed = learn_from_generation(*model, {.processor = options.processor,
+                                                              .device_name = options.name,
+                                                              .kv_type = assignment.kv_type,
+                                                              .is_head = false});
         ring::apply(assignment.share, executor);
         return compute::Executor::create(*model, executor, progress);
       },

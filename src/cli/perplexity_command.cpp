@@ -60,8 +60,7 @@ Result<int> run(const PerplexityOptions& options) {
   PRIMA_RETURN_IF_ERROR(generate::check_perplexity(tokens.size(), n_ctx));
 
   InterruptGuard interrupt;
-  ring::RingOptions formation = ring_options(options.devices, n_ctx);
-  fit_steps_to_memory(formation, model.hyperparameters());
+  const ring::RingOptions formation = ring_options(options.devices, n_ctx, model);
   PRIMA_ASSIGN_OR_RETURN(const auto ring, form_ring_visibly(model, formation, interrupt));
   generate::Engine engine(*ring, {.n_ctx = n_ctx, .max_tokens = formation.executor.max_tokens},
                           clock);

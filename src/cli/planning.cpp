@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "base/log.h"
 #include "cli/device_profile.h"
 #include "cli/text_file.h"
 #include "compute/gpu.h"
@@ -54,6 +55,11 @@ ggml_type link_type(plan::LinkFormat format) {
 }
 
 bool streams(const plan::DevicePlan& device) { return device.slot_bytes > 0; }
+
+bool is_worth_telling(const plan::Plan& plan) {
+  return plan.ring.size() > 1 || streams(plan.ring.front()) || !plan.left_out.empty() ||
+         !plan.ring.front().gpu_names.empty();
+}
 
 ring::DeviceShare share_of(const plan::DevicePlan& device, const profile::DeviceProfile* profile) {
   ring::DeviceShare share;
@@ -104,7 +110,12 @@ class Planner {
     PRIMA_ASSIGN_OR_RETURN(plan::Plan plan, plan::make_plan(offered.cluster, shape_, request_));
     PRIMA_ASSIGN_OR_RETURN(plan.left_out, plan::left_out_of(plan, offered.cluster, shape_));
     plan.left_out.insert(plan.left_out.end(), offered.unplanned.begin(), offered.unplanned.end());
-    std::fprintf(stderr, "%s\n", plan_summary(plan).c_str());
+    // Where a device alone holds all, there is nothing to tell.
+    if (is_worth_telling(plan)) {
+      std::fprintf(stderr, "%s\n", plan_summary(plan).c_str());
+    } else {
+      log::info("{}", plan_summary(plan));
+    }
     plan_ = plan;
     return ring_plan_of(plan, offered.devices, offered.cluster.devices);
   }
@@ -131,8 +142,10 @@ class Planner {
     if (!profile && decides) return tl::unexpected(std::move(profile.error()));
     if (!profile) return ring::DeviceShare{};
     offer.devices.front().profile = std::move(*profile);
-    PRIMA_ASSIGN_OR_RETURN(const ring::RingPlan plan, this->plan(offer));
-    return plan.shares.front();
+    const auto plan = this->plan(offer);
+    // Too little memory, by the plan's reckoning: loading finds out to the byte, and says what is
+    // enough.
+    return plan ? plan->shares.front() : ring::DeviceShare{};
   }
 
   Result<ring::RingOffer> offer_alone() const {
@@ -239,6 +252,10 @@ Result<OfferedCluster> cluster_of(const ring::RingOffer& offer) {
       offered.unplanned.push_back({i, device.name, why});
       continue;
     }
+    if (i != ring::kHead && profile->memory_available_bytes == 0) {
+      offered.unplanned.push_back({i, device.name, "it has no memory to spare"});
+      continue;
+    }
     profile->name = device.name;
     // Two devices may have the same name.
     for (const profile::DeviceProfile& other : offered.cluster.devices) {
@@ -267,7 +284,7 @@ Result<OfferedCluster> joined_cluster(const model::ModelFile& model, const Devic
     planner.keep_links(offer);
     return fail(ErrorCode::cancelled, "Cancelled");
   };
-  ring::RingOptions formation = ring_options(options, n_ctx);
+  ring::RingOptions formation = ring_options(options, n_ctx, model);
   formation.make_planning = [&](const model::ModelFile&) {
     return ring::RingPlanning{.profile = [&] { return planner.profile(); },
                               .known_link = known_link,

@@ -74,8 +74,7 @@ Result<int> run(const RunOptions& options) {
   }
 
   InterruptGuard interrupt;
-  ring::RingOptions formation = ring_options(options.devices, n_ctx);
-  fit_steps_to_memory(formation, model.hyperparameters());
+  const ring::RingOptions formation = ring_options(options.devices, n_ctx, model);
   Conversation conversation;
   while (true) {  // a chat may outlive its ring
     PRIMA_ASSIGN_OR_RETURN(const auto ring, form_ring_visibly(model, formation, interrupt));

@@ -75,7 +75,7 @@ class Server {
       : options_(options),
         model_(model),
         served_(served),
-        formation_(ring_options(options.devices, n_cells)),
+        formation_(ring_options(options.devices, n_cells, model)),
         service_(service) {}
 
   // Until it is asked to stop; forms the ring again where it is lost. Fails where it cannot be

@@ -56,6 +56,15 @@ struct GpuRequest {
   Bytes memory_limit = 0;      // of each GPU; 0: what is free
 };
 
+// Layers that the processor has computed for a step. Waiting for their weights is not in the time.
+struct ComputedLayers {
+  LayerRange layers;
+  std::uint32_t n_tokens = 0;
+  std::uint32_t context = 0;  // the last token's position
+  bool in_budget = false;     // with the kernels of weights that may be streamed
+  Duration computing{};
+};
+
 struct ExecutorOptions {
   std::vector<LayerRange> windows;    // the layers this device holds; may be empty at a head
   bool is_head = true;                // holds the embedding and the output layer
@@ -77,6 +86,8 @@ struct ExecutorOptions {
   // Longer than this device waits for the others within a request.
   Duration store_calm_time = std::chrono::seconds(30);
   weights::ShowStoreProgress show_store{};
+  // Called from the thread that computes.
+  std::function<void(const ComputedLayers&)> on_computed{};
   bool yields_memory = true;  // gives weights up while other programs need memory
 };
 

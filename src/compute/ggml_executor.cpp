@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "compute/gpu.h"
 #include "weights/budget.h"
@@ -340,7 +341,17 @@ Status GgmlExecutor::run(LayerRange layers, const Step& step, std::vector<float>
     LayerDevice& device = *device_of_layer_[first];
     std::uint32_t last = first + 1;
     while (last < layers.last && device_of_layer_[last] == &device) ++last;
+    const Instant started = SystemClock().now();
+    const Duration read_before = weight_reads().waited;
     PRIMA_RETURN_IF_ERROR(device.run({first, last}, step, cells_, hidden));
+    if (options_.on_computed && device.is_processor()) {
+      const Duration reading = weight_reads().waited - read_before;
+      options_.on_computed({.layers = {first, last},
+                            .n_tokens = step.n_tokens(),
+                            .context = static_cast<std::uint32_t>(step.positions.back()),
+                            .in_budget = streamed_weights_ != nullptr,
+                            .computing = SystemClock().now() - started - reading});
+    }
     first = last;
   }
   return {};

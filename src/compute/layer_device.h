@@ -44,6 +44,9 @@ class LayerDevice {
 
   const LayerDeviceOptions& options() const { return options_; }
   const weights::Weights& weights() const { return *weights_; }
+  bool is_processor() const {
+    return ggml_backend_dev_type(options_.device) == GGML_BACKEND_DEVICE_TYPE_CPU;
+  }
 
   // REQUIRES: the device has these layers; `cells` had the step applied. hidden: (n_embd,
   // n_tokens), becomes (n_embd, n_tokens), or (n_embd, n_outputs) after the model's last layer.

@@ -109,9 +109,11 @@ Result<std::vector<LeftOut>> left_out_of(const Plan& plan, const Cluster& cluste
     }
     const double slower = 100 * (search.best_seconds() / plan.objective_seconds - 1);
     left_out.push_back({device, name,
-                        slower < 0.05 ? std::string("it would change nothing")
-                                      : "the best use found of it would make the rest " +
-                                            printed("%.1f %% slower", slower)});
+                        slower < -0.05
+                            ? printed("it would gain %.1f %%, too little to wait for it", -slower)
+                        : slower < 0.05 ? std::string("it would change nothing")
+                                        : "the best use found of it would make the rest " +
+                                              printed("%.1f %% slower", slower)});
   }
   return left_out;
 }

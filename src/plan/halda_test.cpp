@@ -42,6 +42,24 @@ TEST(Halda, UsesOneDeviceWhereTheModelFitsIt) {
   EXPECT_LE(plan->objective_seconds, fastest->ttft_seconds + 256 * fastest->tpot_seconds);
 }
 
+TEST(Halda, AsksNoDeviceForWhatIsHardlyAGain) {
+  const ModelShape shape = *named_shape("llama-8b-q4_k");
+  Cluster cluster = even_cluster(2, shape, 16, 2e9);
+  // A long answer to a short prompt: half the prompt's time is all a second device could save.
+  Request request;
+  request.prompt_tokens = 16;
+  request.answer_tokens = 1024;
+  const auto plan = make_plan(cluster, shape, request);
+  ASSERT_TRUE(plan) << plan.error().message();
+  EXPECT_EQ(plan->ring.size(), 1u);
+  request.prompt_tokens = 4096;
+  request.n_ctx = 8192;
+  request.answer_tokens = 16;
+  const auto prefill = make_plan(cluster, shape, request);
+  ASSERT_TRUE(prefill) << prefill.error().message();
+  EXPECT_EQ(prefill->ring.size(), 2u);
+}
+
 TEST(Halda, MakesMoreRoundsWhereDisksAreTheBottleneckAndOneWhereNot) {
   Request request;
   request.objective = Objective::tpot;

@@ -22,6 +22,8 @@ constexpr std::size_t kMaxStarts = 4;
 // can be searched almost completely; large ones must not take a person's time.
 constexpr std::uint64_t kMaxWork = 160'000;
 constexpr std::uint64_t kMaxWorkSmall = 1'000'000;
+// A device more has to gain more than this share.
+constexpr double kWorthADevice = 0.008;
 // A format that loses precision has to gain at least this share.
 constexpr double kLeastFormatGain = 0.01;
 
@@ -101,6 +103,8 @@ double Search::value(const Sized& sized, double target) {
 
 void Search::remember(const Found& found) {
   if (found.seconds < best_.seconds) best_ = found;
+  Found& of_as_many = best_by_devices_[found.decision.ring.size()];
+  if (found.seconds < of_as_many.seconds) of_as_many = found;
   const auto alike = [&](const Found& other) {
     if (other.decision.rounds != found.decision.rounds ||
         other.decision.ring.size() != found.decision.ring.size()) {
@@ -120,6 +124,13 @@ void Search::remember(const Found& found) {
   std::stable_sort(top_.begin(), top_.end(),
                    [](const Found& a, const Found& b) { return a.seconds < b.seconds; });
   if (top_.size() > kMaxStarts) top_.pop_back();
+}
+
+const Decision& Search::best() const {
+  for (const auto& [n_devices, found] : best_by_devices_) {
+    if (found.seconds <= best_.seconds * (1 + kWorthADevice)) return found.decision;
+  }
+  return best_.decision;
 }
 
 void Search::consider(const Decision& decision) {

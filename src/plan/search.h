@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <vector>
 
 #include "plan/evaluation.h"
@@ -34,7 +35,9 @@ class Search {
 
   // False: nothing considered fits the budgets.
   bool found() const { return best_.seconds < kNothing; }
-  const Decision& best() const { return best_.decision; }
+  // The best found, or one on fewer devices that is as good within what measurements waver by:
+  // each device more is one more to wait for, and to lose.
+  const Decision& best() const;
   double best_seconds() const { return best_.seconds; }
   std::uint64_t n_simulated() const { return evaluation_.n_simulated(); }
   const Evaluation& evaluation() const { return evaluation_; }
@@ -78,6 +81,7 @@ class Search {
   bool small_;
   std::vector<Found> top_;  // best first, different in rounds or devices
   Found best_;
+  std::map<std::size_t, Found> best_by_devices_;  // by how many there are in the ring
 };
 
 }  // namespace prima::plan

@@ -14,6 +14,7 @@
 #include "profile/hardware.h"
 #include "profile/measure_copies.h"
 #include "profile/measure_disk.h"
+#include "profile/observed_compute.h"
 #include "weights/budget.h"
 
 namespace prima::profile {
@@ -69,8 +70,8 @@ std::string tensor_text(const model::TensorInfo& tensor) {
 }
 
 // All that the figures depend on.
-std::string key_of(const model::ModelFile& model, const ProfileRequest& request, int n_threads,
-                   bool is_head) {
+std::string key_of(const model::ModelFile& model, const ProfileRequest& request, bool is_head) {
+  const int n_threads = request.n_threads > 0 ? request.n_threads : compute::default_thread_count();
   std::string key = hardware_description(n_threads);
   struct stat status {};
   if (::stat(model.paths().front().c_str(), &status) == 0) {
@@ -95,6 +96,48 @@ std::string key_of(const model::ModelFile& model, const ProfileRequest& request,
   if (output != nullptr) key += "output " + tensor_text(*output);
   return key;
 }
+
+struct Known {
+  std::string key;
+  DeviceProfile profile;
+};
+
+// A head's says all that a worker's does.
+std::optional<Known> find_in(const ProfileCache& cache, const model::ModelFile& model,
+                             const ProfileRequest& request) {
+  for (const bool is_head : {true, false}) {
+    if (request.is_head && !is_head) continue;
+    std::string key = key_of(model, request, is_head);
+    if (auto profile = cache.find(key)) return Known{std::move(key), std::move(*profile)};
+  }
+  return std::nullopt;
+}
+
+// Keeps what it has learned when it goes.
+class Learner {
+ public:
+  Learner(Known known, const std::vector<LayerClass>& classes, ProfileCache cache)
+      : key_(std::move(known.key)),
+        observed_(std::move(known.profile), classes),
+        cache_(std::move(cache)) {}
+  ~Learner() {
+    const auto corrected = observed_.corrected();
+    if (!corrected) return;
+    log::info("generation took other times than this device's profile says: corrected");
+    if (const Status stored = cache_.store(key_, *corrected); !stored) {
+      log::warn("The profile is not kept: {}", stored.error().message());
+    }
+  }
+  Learner(const Learner&) = delete;
+  Learner& operator=(const Learner&) = delete;
+
+  void add(const compute::ComputedLayers& computed) { observed_.add(computed); }
+
+ private:
+  const std::string key_;
+  ObservedCompute observed_;
+  const ProfileCache cache_;
+};
 
 class Measuring {
  public:
@@ -232,17 +275,12 @@ Result<ProfileResult> profile_device(const model::ModelFile& model, const Profil
   } else {
     PRIMA_ASSIGN_OR_RETURN(budget, weights::measure_budget({}));
   }
-  const int n_threads = request.n_threads > 0 ? request.n_threads : compute::default_thread_count();
-  const std::string key = key_of(model, request, n_threads, request.is_head);
   ProfileResult result;
   const auto find_known = [&] {
     if (request.fresh) return false;
-    auto known = cache.find(key);
-    // A head's says all that a worker's does.
-    if (!known && !request.is_head) known = cache.find(key_of(model, request, n_threads, true));
+    auto known = find_in(cache, model, request);
     if (!known) return false;
-    result.profile = std::move(*known);
-    result.profile.name = request.device_name;
+    result.profile = std::move(known->profile);
     fill_memory(result.profile, request, budget.for_layers());
     return true;
   };
@@ -257,10 +295,19 @@ Result<ProfileResult> profile_device(const model::ModelFile& model, const Profil
                          Measuring(model, request, budget.for_layers(), progress, clock).run());
   result.measured = true;
   fill_memory(result.profile, request, budget.for_layers());
-  if (const Status stored = cache.store(key, result.profile); !stored) {
+  if (const Status stored = cache.store(key_of(model, request, request.is_head), result.profile);
+      !stored) {
     log::warn("The profile is not kept: {}", stored.error().message());
   }
   return result;
+}
+
+std::function<void(const compute::ComputedLayers&)> learn_from_generation(
+    const model::ModelFile& model, const ProfileRequest& request, const ProfileCache& cache) {
+  auto known = find_in(cache, model, request);
+  if (!known) return {};
+  const auto learner = std::make_shared<Learner>(std::move(*known), request.classes, cache);
+  return [learner](const compute::ComputedLayers& computed) { learner->add(computed); };
 }
 
 }  // namespace prima::profile

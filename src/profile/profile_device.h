@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/result.h"
+#include "compute/executor.h"
 #include "model/model_file.h"
 #include "profile/device_profile.h"
 #include "profile/measure_layers.h"
@@ -50,5 +51,11 @@ struct ProfileResult {
 Result<ProfileResult> profile_device(const model::ModelFile& model, const ProfileRequest& request,
                                      const ProfileCache& cache, const ProfileProgress& progress,
                                      const Clock& clock);
+
+// To be called with all that the processor computes for this model. When the function and its
+// copies are gone, what the cache knows of this device is corrected where generation has shown
+// otherwise (ObservedCompute). Empty where the cache knows nothing.
+std::function<void(const compute::ComputedLayers&)> learn_from_generation(
+    const model::ModelFile& model, const ProfileRequest& request, const ProfileCache& cache);
 
 }  // namespace prima::profile

@@ -157,6 +157,23 @@ TEST_F(ProfileDevice, OfAHeadServesAWorkerToo) {
   EXPECT_EQ(worker->profile.name, "worker");
 }
 
+TEST_F(ProfileDevice, IsCorrectedByWhatGenerationShows) {
+  EXPECT_FALSE(learn_from_generation(*model_, request_, cache_));  // nothing to correct yet
+  const auto first = profile();
+  ASSERT_TRUE(first);
+  const auto slow = std::chrono::seconds(1);
+  {
+    const auto learn = learn_from_generation(*model_, request_, cache_);
+    ASSERT_TRUE(learn);
+    for (int i = 0; i < 64; ++i) learn({{0, 1}, 1, 0, false, slow});
+  }
+  const auto second = profile();
+  ASSERT_TRUE(second);
+  EXPECT_FALSE(second->measured);
+  EXPECT_GT(second->profile.cpu_layers[0].short_context_seconds.seconds[0],
+            2 * first->profile.cpu_layers[0].short_context_seconds.seconds[0]);
+}
+
 TEST_F(ProfileDevice, IsMeasuredOnceByProcessesThatStartTogether) {
   std::vector<std::future<Result<ProfileResult>>> starting;
   for (int i = 0; i < 3; ++i) {

@@ -43,16 +43,22 @@ class HttpServerTest : public testing::Test {
     std::size_t in_flight() const override { return ring_.in_flight(); }
     Status reset(Instant deadline) override { return ring_.reset(deadline); }
     ring::RingDescription describe() const override { return ring_.describe(); }
+    std::optional<std::string> reason_to_form_anew() override {
+      return better ? std::optional<std::string>("with tablet it is faster") : std::nullopt;
+    }
 
     std::atomic<bool> open{true};
     std::atomic<bool> lost{false};
+    std::atomic<bool> better{false};
     std::atomic<int> steps{0};
 
    private:
     generate::FakeRing ring_;
   };
 
-  HttpServerTest() : model_(make_model()) {
+  HttpServerTest() : model_(make_model()) { form_ring(); }
+
+  void form_ring() {
     generate::FakeRing::Options options;
     options.n_vocab = static_cast<std::uint32_t>(model_.tokenizer.n_vocab());
     options.n_ctx = 256;
@@ -90,6 +96,9 @@ class HttpServerTest : public testing::Test {
     }
   }
 
+  // Waits for the generating thread to end by itself.
+  void join() { driver_.join(); }
+
   void TearDown() override {
     ring->open = true;
     if (service) service->drain();
@@ -126,6 +135,28 @@ class HttpServerTest : public testing::Test {
   std::unique_ptr<HttpServer> http_;
   std::thread driver_;
 };
+
+TEST_F(HttpServerTest, FormsItsRingAnewBetweenRequestsWhereThatIsBetter) {
+  start({}, {.replan_interval = 1ms});
+  ring->open = false;
+  generate();
+  std::optional<int> status;
+  std::thread asking([&] { status = post(kChat, chat_body())->status; });
+  while (ring->steps == 0) std::this_thread::sleep_for(1ms);
+  ring->better = true;
+  std::this_thread::sleep_for(20ms);  // it would have asked by now
+  EXPECT_EQ(service->state().phase, ServiceState::Phase::ready);
+  ring->open = true;
+  asking.join();
+  EXPECT_EQ(status, 200);
+  while (service->state().phase == ServiceState::Phase::ready) std::this_thread::sleep_for(1ms);
+  EXPECT_THAT(client().Get("/health")->body, HasSubstr("with tablet it is faster"));
+  join();
+  EXPECT_TRUE(driven);
+  form_ring();
+  generate();
+  EXPECT_EQ(post(kChat, chat_body())->status, 200);
+}
 
 TEST_F(HttpServerTest, IsNotReadyBeforeItIs) {
   start();

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/log.h"
+
 namespace prima::server {
 
 namespace {
@@ -74,7 +76,7 @@ void Service::stopped() {
   state_.phase = ServiceState::Phase::stopped;
 }
 
-Status Service::drive(generate::Batcher& batcher, const ring::Ring& ring) {
+Status Service::drive(generate::Batcher& batcher, ring::Ring& ring) {
   {
     const std::lock_guard lock(mutex_);
     metrics_.set_ring(ring.describe(), clock_.now());
@@ -97,11 +99,12 @@ Status Service::drive(generate::Batcher& batcher, const ring::Ring& ring) {
       }
     }
     if (batcher.idle() && batcher.steps_in_flight() == 0) {
-      std::unique_lock lock(mutex_);
-      news_.wait(lock, [this] {
-        return !inbox_.empty() || state_.phase == ServiceState::Phase::draining;
-      });
-      continue;
+      if (await_news(options_.replan_interval)) continue;
+      const auto reason = ring.reason_to_form_anew();
+      if (!reason) continue;
+      log::info("forming the ring anew: {}", *reason);
+      loading("Forming the ring anew: " + *reason);
+      return {};  // what has come meanwhile waits for the next drive()
     }
     const Status worked = batcher.work([&] {
       return has_news() || (limit && clock_.now() >= *limit) || (!limit && is_draining());
@@ -111,6 +114,13 @@ Status Service::drive(generate::Batcher& batcher, const ring::Ring& ring) {
       return worked;
     }
   }
+}
+
+bool Service::await_news(Duration limit) {
+  std::unique_lock lock(mutex_);
+  return news_.wait_for(lock, limit, [this] {
+    return !inbox_.empty() || state_.phase == ServiceState::Phase::draining;
+  });
 }
 
 bool Service::has_news() const {

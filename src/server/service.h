@@ -44,6 +44,8 @@ struct ServiceState {
 struct ServiceOptions {
   std::uint32_t max_pending = 160;                  // requests queued and running
   Duration drain_limit = std::chrono::seconds(30);  // for running answers, once asked to stop
+  // How often a ring with nothing to do is asked whether it should form anew.
+  Duration replan_interval = std::chrono::seconds(5);
 };
 
 class Service {
@@ -75,8 +77,9 @@ class Service {
 
   void loading(std::string progress);
 
-  // Serves until drained (then success), or until the ring fails.
-  Status drive(generate::Batcher& batcher, const ring::Ring& ring);
+  // Serves until drained, or until there is nothing to do and the ring should form anew (both
+  // success), or until the ring fails.
+  Status drive(generate::Batcher& batcher, ring::Ring& ring);
   void stopped();
 
  private:
@@ -92,6 +95,7 @@ class Service {
   };
 
   bool has_news() const;
+  bool await_news(Duration limit);  // or a wish to drain; false: there was none
   void take_inbox(generate::Batcher& batcher);
   void start(generate::Batcher& batcher, Submission submission);
   void refuse_inbox(const Error& error);
