@@ -35,6 +35,9 @@ class NullExecutor final : public compute::Executor {
     logits.assign(hidden.begin(), hidden.begin() + 1);
     return {};
   }
+  Status embeddings(std::span<const float> hidden, std::vector<float>& embeddings) override {
+    return logits(hidden, embeddings);
+  }
   void clear() override {}
   void rest() override {}
   compute::ExecutorMemory memory() const override { return {}; }

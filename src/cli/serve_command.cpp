@@ -65,6 +65,8 @@ Result<server::ServedModel> served_model(const ServeOptions& options, const mode
       .tokenizer = std::move(tokenizer),
       .chat_template = can_chat ? std::optional(std::move(chat)) : std::nullopt,
       .max_context = n_ctx,
+      .n_embd = model.hyperparameters().n_embd,
+      .pooling = model.hyperparameters().pooling,
       .created = unix_time()};
 }
 

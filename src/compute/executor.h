@@ -3,7 +3,7 @@
 //     embed(tokens) -> hidden (n_embd, n_tokens)           at the head
 //     begin(step)                                          once per step, on every device
 //     run(layers, step, hidden)                            one window, in place
-//     logits(hidden) -> (n_vocab, n_outputs)               at the head
+//     logits(hidden) -> (n_vocab, n_outputs)               at the head; or embeddings(hidden)
 //
 // The window that holds the model's last layer drops all tokens but the step's outputs, so what
 // comes out of it is (n_embd, n_outputs).
@@ -144,6 +144,9 @@ class Executor {
 
   // hidden: (n_embd, n_outputs). logits becomes (n_vocab, n_outputs).
   virtual Status logits(std::span<const float> hidden, std::vector<float>& logits) = 0;
+
+  // hidden: (n_embd, n_outputs). embeddings becomes the same, normalized: what logits are made of.
+  virtual Status embeddings(std::span<const float> hidden, std::vector<float>& embeddings) = 0;
 
   // Forgets all sequences.
   virtual void clear() = 0;

@@ -289,15 +289,17 @@ ggml_tensor* build_layers(ggml_context* context, ggml_cgraph* graph, const Forwa
 }
 
 ggml_tensor* build_output(ggml_context* context, ggml_cgraph* graph, const ForwardModel& model,
-                          std::uint32_t n_outputs, ForwardInputs& inputs) {
+                          const ForwardShape& shape, ForwardInputs& inputs) {
   const model::Hyperparameters& hp = model.hyperparameters;
-  inputs.hidden = new_input(context, GGML_TYPE_F32, hp.n_embd, n_outputs, "hidden");
+  inputs.hidden = new_input(context, GGML_TYPE_F32, hp.n_embd, shape.n_outputs, "hidden");
   ggml_tensor* x = ggml_rms_norm(context, inputs.hidden, hp.rms_epsilon);
   x = ggml_mul(context, x, model.weights.find(TensorRole::output_norm, -1));
-  x = multiply(context, model.weights.parts(TensorRole::output, -1), x);
-  if (hp.final_logit_softcap > 0.0f) {
-    x = ggml_scale(context, x, 1.0f / hp.final_logit_softcap);
-    x = ggml_scale(context, ggml_tanh(context, x), hp.final_logit_softcap);
+  if (shape.output == ForwardShape::Output::logits) {
+    x = multiply(context, model.weights.parts(TensorRole::output, -1), x);
+    if (hp.final_logit_softcap > 0.0f) {
+      x = ggml_scale(context, x, 1.0f / hp.final_logit_softcap);
+      x = ggml_scale(context, ggml_tanh(context, x), hp.final_logit_softcap);
+    }
   }
   ggml_set_output(x);
   ggml_build_forward_expand(graph, x);

@@ -26,10 +26,13 @@ struct ForwardInputs {
 };
 
 struct ForwardShape {
+  enum class Output { logits, embeddings };
+
   LayerRange layers;
   std::uint32_t n_tokens = 0;
   std::uint32_t n_kv = 0;
-  std::uint32_t n_outputs = 0;  // of the model's last layer; n_tokens elsewhere
+  std::uint32_t n_outputs = 0;     // of the model's last layer; n_tokens elsewhere
+  Output output = Output::logits;  // of the output layer
 
   friend bool operator==(const ForwardShape&, const ForwardShape&) = default;
 };
@@ -47,8 +50,9 @@ struct ForwardModel {
 ggml_tensor* build_layers(ggml_context* context, ggml_cgraph* graph, const ForwardModel& model,
                           const ForwardShape& shape, ForwardInputs& inputs);
 
-// Only inputs.hidden (n_embd, n_outputs) is used; returns logits (n_vocab, n_outputs).
+// Only inputs.hidden (n_embd, n_outputs) is used; returns logits (n_vocab, n_outputs), or what they
+// are made of, (n_embd, n_outputs).
 ggml_tensor* build_output(ggml_context* context, ggml_cgraph* graph, const ForwardModel& model,
-                          std::uint32_t n_outputs, ForwardInputs& inputs);
+                          const ForwardShape& shape, ForwardInputs& inputs);
 
 }  // namespace prima::compute

@@ -367,15 +367,26 @@ WeightReads GgmlExecutor::weight_reads() const {
   return {.waited = statistics.waited, .bytes = statistics.bytes_read};
 }
 
-Status GgmlExecutor::logits(std::span<const float> hidden, std::vector<float>& logits) {
-  const weights::StoreWriter::Work work(store_writer_.get());
+Status GgmlExecutor::check_output(std::span<const float> hidden) const {
   if (output_device_ == nullptr) {
     return fail(ErrorCode::internal, "this device holds no output layer");
   }
   if (hidden.size() % model_.hyperparameters().n_embd != 0) {
     return fail(ErrorCode::invalid_argument, "a hidden state that is not whole rows");
   }
+  return {};
+}
+
+Status GgmlExecutor::logits(std::span<const float> hidden, std::vector<float>& logits) {
+  const weights::StoreWriter::Work work(store_writer_.get());
+  PRIMA_RETURN_IF_ERROR(check_output(hidden));
   return output_device_->logits(hidden, logits);
+}
+
+Status GgmlExecutor::embeddings(std::span<const float> hidden, std::vector<float>& embeddings) {
+  const weights::StoreWriter::Work work(store_writer_.get());
+  PRIMA_RETURN_IF_ERROR(check_output(hidden));
+  return output_device_->embeddings(hidden, embeddings);
 }
 
 void GgmlExecutor::clear() {

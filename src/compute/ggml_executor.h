@@ -24,6 +24,7 @@ class GgmlExecutor final : public Executor {
   void keep_weights(bool keep) override;
   WeightReads weight_reads() const override;
   Status logits(std::span<const float> hidden, std::vector<float>& logits) override;
+  Status embeddings(std::span<const float> hidden, std::vector<float>& embeddings) override;
   void clear() override;
   void rest() override;
   ExecutorMemory memory() const override;
@@ -42,6 +43,7 @@ class GgmlExecutor final : public Executor {
   Status add(const LayerDeviceOptions& options, std::unique_ptr<weights::Weights> weights);
   Status check_windows() const;
   Status check_held(LayerRange layers) const;
+  Status check_output(std::span<const float> hidden) const;
 
   const model::ModelFile& model_;
   ExecutorOptions options_;

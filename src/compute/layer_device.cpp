@@ -22,9 +22,10 @@ std::uint32_t max_outputs_at_once(const model::Hyperparameters& hp) {
 }
 
 // The shape under which the output layer's graphs are kept: no layers.
-ForwardShape output_shape(std::uint32_t n_outputs) {
+ForwardShape output_shape(std::uint32_t n_outputs, ForwardShape::Output kind) {
   ForwardShape shape;
   shape.n_outputs = n_outputs;
+  shape.output = kind;
   return shape;
 }
 
@@ -109,19 +110,28 @@ Status LayerDevice::run(LayerRange layers, const Step& step, const KvCells& cell
 }
 
 Status LayerDevice::logits(std::span<const float> hidden, std::vector<float>& logits) {
+  return compute_output(hidden, ForwardShape::Output::logits, hyperparameters_.n_vocab, logits);
+}
+
+Status LayerDevice::embeddings(std::span<const float> hidden, std::vector<float>& embeddings) {
+  return compute_output(hidden, ForwardShape::Output::embeddings, hyperparameters_.n_embd,
+                        embeddings);
+}
+
+Status LayerDevice::compute_output(std::span<const float> hidden, ForwardShape::Output kind,
+                                   std::size_t width, std::vector<float>& result) {
   keep_only(LayerRange{});
   const std::size_t n_embd = hyperparameters_.n_embd;
-  const std::size_t n_vocab = hyperparameters_.n_vocab;
   const auto n_outputs = static_cast<std::uint32_t>(hidden.size() / n_embd);
-  logits.resize(n_outputs * n_vocab);
+  result.resize(n_outputs * width);
   const std::uint32_t at_once = max_outputs_at_once(hyperparameters_);
   for (std::uint32_t first = 0; first < n_outputs; first += at_once) {
     const std::uint32_t n = std::min(at_once, n_outputs - first);
-    PRIMA_ASSIGN_OR_RETURN(BuiltGraph * built, find_or_build(output_shape(n)));
+    PRIMA_ASSIGN_OR_RETURN(BuiltGraph * built, find_or_build(output_shape(n, kind)));
     set_tensor(built->inputs.hidden, hidden.data() + first * n_embd, n * n_embd * sizeof(float));
     PRIMA_RETURN_IF_ERROR(compute(*built));
-    ggml_backend_tensor_get(built->output, logits.data() + first * n_vocab, 0,
-                            n * n_vocab * sizeof(float));
+    ggml_backend_tensor_get(built->output, result.data() + first * width, 0,
+                            n * width * sizeof(float));
   }
   return {};
 }
@@ -148,7 +158,7 @@ LayerDevice::BuiltGraph LayerDevice::build(const ForwardShape& shape) const {
   if (shape.layers.size() > 0) {
     built.output = build_layers(context, built.graph, model, shape, built.inputs);
   } else {
-    built.output = build_output(context, built.graph, model, shape.n_outputs, built.inputs);
+    built.output = build_output(context, built.graph, model, shape, built.inputs);
   }
   return built;
 }
@@ -206,7 +216,8 @@ Status LayerDevice::reserve() {
         {.layers = layers, .n_tokens = n_tokens, .n_kv = options_.n_ctx, .n_outputs = n_tokens});
   }
   if (options_.output_layer) {
-    largest.push_back(output_shape(std::min(max_outputs_at_once(hyperparameters_), n_tokens)));
+    largest.push_back(output_shape(std::min(max_outputs_at_once(hyperparameters_), n_tokens),
+                                   ForwardShape::Output::logits));
   }
   for (const ForwardShape& shape : largest) {
     const BuiltGraph built = build(shape);

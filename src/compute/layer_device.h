@@ -55,6 +55,9 @@ class LayerDevice {
   // hidden (n_embd, n_outputs) -> logits (n_vocab, n_outputs).
   Status logits(std::span<const float> hidden, std::vector<float>& logits);
 
+  // hidden (n_embd, n_outputs) -> the same after the output layer's norm.
+  Status embeddings(std::span<const float> hidden, std::vector<float>& embeddings);
+
   void rest();
 
   // Executor::keep_weights().
@@ -88,6 +91,10 @@ class LayerDevice {
   LayerDevice(const model::Hyperparameters& hyperparameters, const LayerDeviceOptions& options,
               std::unique_ptr<weights::Weights> weights);
 
+  // The output layer, or the beginning of it, in as many pieces as memory asks for: rows of
+  // `width`.
+  Status compute_output(std::span<const float> hidden, ForwardShape::Output kind, std::size_t width,
+                        std::vector<float>& result);
   Result<BuiltGraph*> find_or_build(const ForwardShape& shape);
   BuiltGraph build(const ForwardShape& shape) const;
   void cut_into_pieces(BuiltGraph& built) const;

@@ -35,6 +35,7 @@ struct Step {
   std::vector<std::uint32_t> cells;     // (n_tokens); where each token's keys and values go
   std::uint32_t n_kv = 0;               // attention reads cells [0, n_kv)
   std::vector<std::uint32_t> outputs;   // tokens whose logits are wanted: ascending indices
+  bool embeddings = false;  // of outputs not logits, but what these are made of; the head's alone
 
   std::uint32_t n_tokens() const { return static_cast<std::uint32_t>(positions.size()); }
 

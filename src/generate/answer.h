@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "model/hyperparameters.h"
 #include "text/tokenizer.h"
 
 namespace prima::generate {
@@ -36,6 +37,8 @@ struct Request {
   bool ignore_end = false;              // go on where the model would end
   // Log-probabilities are wanted, of so many alternatives too.
   std::optional<std::uint32_t> top_probabilities = {};
+  // Nothing is to be written: the prompt's embedding is wanted.
+  std::optional<model::Pooling> embedding = {};
   std::set<text::Token> shown_specials = {};  // control tokens whose text belongs to the answer
 
   // Text as it becomes ready, in complete UTF-8 characters, and the tokens sampled since the last
@@ -73,6 +76,7 @@ struct Answer {
   std::vector<AnswerToken> tokens;  // without the one that ends the answer
   std::string text;
   FinishReason finish = FinishReason::end;
+  std::vector<float> embedding;  // (n_embd), of length 1, where it was asked for
   Statistics statistics;
 };
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "generate/embedding_pool.h"
 
 namespace prima::generate {
 
@@ -35,7 +36,9 @@ constexpr std::uint32_t kTriedDraft = 1;
 
 struct Batcher::Job {
   Job(Id job_id, Writer job_writer, Done job_done, Instant now)
-      : id(job_id), writer(std::move(job_writer)), done(std::move(job_done)), added(now) {}
+      : id(job_id), writer(std::move(job_writer)), done(std::move(job_done)), added(now) {
+    if (const auto pooling = writer.request().embedding) pool.emplace(*pooling);
+  }
 
   const Id id;
   Writer writer;
@@ -48,6 +51,9 @@ struct Batcher::Job {
   bool ended = false;
   std::uint64_t last_turn = 0;
   DraftRecord drafts;
+  std::optional<EmbeddingPool> pool;  // an embedding is wanted
+
+  bool embeds() const { return pool.has_value(); }
 
   // REQUIRES: not waiting for logits.
   std::size_t n_unsubmitted() const { return writer.tokens().size() - slot->sequence.size(); }
@@ -139,8 +145,9 @@ void Batcher::admit() {
 
 Batcher::Admission Batcher::admit(const JobPointer& job) {
   const std::vector<text::Token>& tokens = job->writer.tokens();
-  PrefixCache::Match match = cache_.find(tokens);
-  if (comes_soon(*job, match.n)) return Admission::later;
+  // What was computed before left no states.
+  PrefixCache::Match match = job->embeds() ? PrefixCache::Match{} : cache_.find(tokens);
+  if (!job->embeds() && comes_soon(*job, match.n)) return Admission::later;
 
   const auto fits = [&] {
     const std::uint64_t answer = std::min<std::uint64_t>(
@@ -222,8 +229,11 @@ Status Batcher::work(const std::function<bool()>& interrupted) {
 Result<bool> Batcher::start_step() {
   ++turn_;
   StepInFlight step;
-  add_decoding(step);
-  add_drafts(step);
+  step.embeddings = embeddings_are_next();
+  if (!step.embeddings) {
+    add_decoding(step);
+    add_drafts(step);
+  }
   add_prefill(step);
   if (step.parts.empty()) return false;
 
@@ -232,17 +242,28 @@ Result<bool> Batcher::start_step() {
   for (const JobPart& part : step.parts) {
     parts.push_back({.sequence = &part.job->slot->sequence,
                      .tokens = part.tokens,
-                     .n_outputs = part.wants_logits ? 1 + part.n_drafted : 0});
-    n_outputs += parts.back().n_outputs;
+                     .n_outputs = part.n_outputs});
+    n_outputs += part.n_outputs;
   }
-  step.all_outputs = n_outputs == step.n_tokens;
-  PRIMA_ASSIGN_OR_RETURN(const std::uint64_t id, engine_.submit(parts));
+  step.all_outputs = !step.embeddings && n_outputs == step.n_tokens;
+  PRIMA_ASSIGN_OR_RETURN(const std::uint64_t id, engine_.submit(parts, step.embeddings));
+  embedded_last_ = step.embeddings;
   for (const JobPart& part : step.parts) {
     ++part.job->steps_in_flight;
-    part.job->waits_for_logits = part.wants_logits;
+    part.job->waits_for_logits = part.n_outputs > 0;
   }
   in_flight_[id] = std::move(step);
   return true;
+}
+
+bool Batcher::embeddings_are_next() const {
+  bool wanted = false;
+  bool others = false;
+  for (const JobPointer& job : running_) {
+    if (job->waits_for_logits) continue;
+    (job->embeds() ? wanted : others) = true;
+  }
+  return wanted && !(others && embedded_last_);
 }
 
 // One token of each that waited longest, in as many steps as there are groups.
@@ -262,7 +283,7 @@ void Batcher::add_decoding(StepInFlight& step) {
       if (running_.size() == 1) end(job, job->writer.end(FinishReason::context_full));
       continue;
     }
-    step.parts.push_back({job, {job->writer.tokens().back()}, 0, true});
+    step.parts.push_back({job, {job->writer.tokens().back()}, 0, 1});
     ++step.n_tokens;
     job->last_turn = turn_;
   }
@@ -311,6 +332,7 @@ void Batcher::add_drafts(StepInFlight& step) {
     const auto& tokens = drafts[i].tokens;
     parts[i]->tokens.insert(parts[i]->tokens.end(), tokens.begin(), tokens.end());
     parts[i]->n_drafted = static_cast<std::uint32_t>(tokens.size());
+    parts[i]->n_outputs = 1 + parts[i]->n_drafted;
     step.n_tokens += parts[i]->n_drafted;
   }
 }
@@ -340,7 +362,7 @@ void Batcher::add_prefill(StepInFlight& step) {
   std::vector<JobPointer> waiting;
   std::uint32_t n_waiting = 0;
   for (const JobPointer& job : running_) {
-    if (!job->is_prefilling()) continue;
+    if (!job->is_prefilling() || job->embeds() != step.embeddings) continue;
     waiting.push_back(job);
     n_waiting += static_cast<std::uint32_t>(job->n_unsubmitted());
   }
@@ -361,7 +383,8 @@ void Batcher::add_prefill(StepInFlight& step) {
     if (n == 0) continue;
     const auto rest = std::span(job->writer.tokens()).subspan(job->slot->sequence.size());
     const auto piece = rest.first(n);
-    step.parts.push_back({job, {piece.begin(), piece.end()}, 0, n == rest.size()});
+    const std::uint32_t n_outputs = job->embeds() ? job->pool->n_needed(n) : n == rest.size();
+    step.parts.push_back({job, {piece.begin(), piece.end()}, 0, n_outputs});
     step.n_tokens += n;
     budget -= n;
     job->last_turn = turn_;
@@ -388,6 +411,7 @@ bool Batcher::make_cells(const JobPointer& job, std::uint32_t wanted) {
 void Batcher::preempt(const JobPointer& job) {
   ++totals_.preemptions;
   engine_.truncate(job->slot->sequence, 0);
+  if (job->embeds()) job->pool->clear();
   leave_slot(*job);
   std::erase(running_, job);
   queue_.push_front(job);
@@ -401,16 +425,30 @@ void Batcher::finish_step(ring::Ring::Finished finished) {
   const StepInFlight step = std::move(entry->second);
   in_flight_.erase(entry);
   observe(step, finished.timings);
-  const auto n_vocab = static_cast<std::size_t>(tokenizer_.n_vocab());
-  std::span<const float> logits = finished.logits;
+  std::size_t n_rows = 0;
+  for (const JobPart& part : step.parts) n_rows += part.n_outputs;
+  const std::size_t width = n_rows == 0 ? 0 : finished.logits.size() / n_rows;
+  std::span<const float> rows = finished.logits;
   for (const JobPart& part : step.parts) {
-    const std::size_t n =
-        part.wants_logits ? std::min((1 + part.n_drafted) * n_vocab, logits.size()) : 0;
+    const std::size_t n = part.n_outputs * width;
     --part.job->steps_in_flight;
-    if (!part.job->ended && part.wants_logits) take_logits(part, logits.first(n));
+    if (!part.job->ended && part.n_outputs > 0) {
+      if (step.embeddings) {
+        take_states(part, rows.first(n));
+      } else {
+        take_logits(part, rows.first(n));
+      }
+    }
     if (part.job->ended && part.job->steps_in_flight == 0) leave_slot(*part.job);
-    logits = logits.subspan(n);
+    rows = rows.subspan(n);
   }
+}
+
+void Batcher::take_states(const JobPart& part, std::span<const float> states) {
+  Job& job = *part.job;
+  job.pool->add(states, part.n_outputs);
+  job.waits_for_logits = false;
+  if (job.n_unsubmitted() == 0) end(part.job, job.writer.end(job.pool->result()));
 }
 
 void Batcher::take_logits(const JobPart& part, std::span<const float> logits) {

@@ -17,6 +17,9 @@
 // that begins the same continues it (a conversation's next turn) or shares its cells (a system
 // prompt). A prompt that begins like one being computed waits for that instead of computing it too.
 //
+// Embeddings are prompts that nothing is written after. Steps are either for answers or for
+// embeddings, in turns where there are both.
+//
 // Thread-compatible; callbacks are called from within add(), cancel() and work(), and must not call
 // back.
 #pragma once
@@ -116,12 +119,13 @@ class Batcher {
     JobPointer job;
     std::vector<text::Token> tokens;
     std::uint32_t n_drafted = 0;  // the last ones of tokens
-    bool wants_logits = false;
+    std::uint32_t n_outputs = 0;  // the last ones whose logits, or states, are wanted
   };
   struct StepInFlight {
     std::vector<JobPart> parts;
     std::uint32_t n_tokens = 0;
     bool all_outputs = false;
+    bool embeddings = false;
   };
 
   enum class Admission { admitted, later, not_yet_and_none_after_it };
@@ -141,6 +145,8 @@ class Batcher {
   std::uint32_t count_decoding() const;
 
   void finish_step(ring::Ring::Finished finished);
+  bool embeddings_are_next() const;
+  void take_states(const JobPart& part, std::span<const float> states);
   void take_logits(const JobPart& part, std::span<const float> logits);
   void end(const JobPointer& job, Result<Answer> answer);
   void leave_slot(Job& job);
@@ -161,6 +167,7 @@ class Batcher {
   StepCost any_cost_;     // of steps with pieces of prompts
   BatcherStatistics totals_;
   std::uint64_t turn_ = 0;
+  bool embedded_last_ = false;  // in the last step that was started
   Id next_id_ = 1;
 };
 

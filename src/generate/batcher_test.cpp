@@ -1,6 +1,7 @@
 #include "generate/batcher.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <filesystem>
 #include <map>
@@ -232,6 +233,52 @@ TEST_F(BatcherTest, WhereCellsRunOutTheYoungestGivesItsOwnUpAndGoesOnLater) {
     EXPECT_EQ(world.answers.at(i).value().text, alone(nth_letters(10, 'a', i), 80));
   }
   EXPECT_LT(world.ended[0], world.ended[2]);
+}
+
+TEST_F(BatcherTest, EmbeddingsArePooledOverPiecesAndLeaveAnswersAsTheyAre) {
+  max_tokens_of_step = 16;  // the text takes several steps
+  World world(*this, {});
+  const std::string text(50, 'e');
+  const std::vector<Token> tokens = letters(text + "nd");
+  std::map<model::Pooling, std::vector<float>> embeddings;
+  const auto embed = [&](model::Pooling pooling) {
+    return world.batcher
+        .add({.prompt = tokens, .max_tokens = 1, .embedding = pooling}, greedy(),
+             [&embeddings, pooling](Result<Answer> answer) {
+               EXPECT_TRUE(answer.value().tokens.empty());
+               if (answer.value().finish == FinishReason::cancelled) return;
+               EXPECT_EQ(answer.value().finish, FinishReason::end);
+               embeddings[pooling] = answer.value().embedding;
+             })
+        .value();
+  };
+  add(world, 0, "an answer", 12);
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(world.batcher.work());
+  embed(model::Pooling::mean);
+  embed(model::Pooling::first);
+  embed(model::Pooling::last);
+  world.batcher.cancel(embed(model::Pooling::mean));
+  add(world, 1, text, 12);  // begins as they do
+  finish(world);
+
+  EXPECT_EQ(world.answers.at(0).value().text, alone("an answer", 12));
+  EXPECT_EQ(world.answers.at(1).value().text, alone(text, 12));
+  std::array<float, 3> mean{};
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    const auto state = FakeRing::state_of(tokens[i], static_cast<std::int32_t>(i));
+    for (std::size_t j = 0; j < mean.size(); ++j) mean[j] += state[j];  // its direction
+  }
+  const auto expect = [&](model::Pooling pooling, std::array<float, 3> state) {
+    const float length = std::sqrt(state[0] * state[0] + state[1] * state[1] + state[2] * state[2]);
+    ASSERT_EQ(embeddings[pooling].size(), state.size());
+    for (std::size_t i = 0; i < state.size(); ++i) {
+      EXPECT_NEAR(embeddings[pooling][i], state[i] / length, 1e-5) << i;
+    }
+  };
+  expect(model::Pooling::mean, mean);
+  expect(model::Pooling::first, FakeRing::state_of(tokens.front(), 0));
+  expect(model::Pooling::last,
+         FakeRing::state_of(tokens.back(), static_cast<std::int32_t>(tokens.size() - 1)));
 }
 
 TEST_F(BatcherTest, ACancelledAnswerIsToldAndItsCellsServeOthers) {

@@ -62,8 +62,9 @@ std::uint32_t Engine::free_cells() const {
   return cells_.size() - cells_.used_after(kv_operations_);
 }
 
-Result<std::uint64_t> Engine::submit(std::span<const Part> parts) {
+Result<std::uint64_t> Engine::submit(std::span<const Part> parts, bool embeddings) {
   compute::Step step = make_step(next_id_, parts);
+  step.embeddings = embeddings;
   std::vector<text::Token> tokens;
   tokens.reserve(step.n_tokens());
   step.kv_operations = kv_operations_;

@@ -61,7 +61,8 @@ class Engine {
   // Starts a step and adds the tokens to their sequences; its id. REQUIRES: at most max_tokens() in
   // all, at least one in each part, no sequence twice. Fails with resource_exhausted, changing
   // nothing, if the KV cells are too few. After any other failure only reset() helps.
-  Result<std::uint64_t> submit(std::span<const Part> parts);
+  // `embeddings`: of the outputs not logits are wanted, but what these are made of.
+  Result<std::uint64_t> submit(std::span<const Part> parts, bool embeddings = false);
 
   // The next finished step. `cancelled`, if given, is asked now and then while waiting. Fails with
   // cancelled (call again: nothing is lost), deadline_exceeded or what the ring reports.

@@ -2,6 +2,7 @@
 // that it moves itself. It keeps its own table of KV cells and refuses a step that contradicts it.
 #pragma once
 
+#include <array>
 #include <deque>
 #include <map>
 #include <optional>
@@ -60,6 +61,12 @@ class FakeRing final : public ring::Ring {
       history.push_back(tokens[i]);
       if (output < step.outputs.size() && step.outputs[output] == i) {
         ++output;
+        if (step.embeddings) {
+          for (const float value : state_of(tokens[i], step.positions[i])) {
+            finished.logits.push_back(value);
+          }
+          continue;
+        }
         std::vector<float> logits(options_.n_vocab, 0.0f);
         logits.at(static_cast<std::size_t>(options_.next_token(history))) = 10.0f;
         finished.logits.insert(finished.logits.end(), logits.begin(), logits.end());
@@ -70,6 +77,11 @@ class FakeRing final : public ring::Ring {
     queue_.push_back({std::move(finished), ready});
     most_in_flight = std::max(most_in_flight, queue_.size());
     return {};
+  }
+
+  // What the toy model thinks of a token.
+  static std::array<float, 3> state_of(std::int32_t token, std::int32_t position) {
+    return {static_cast<float>(token), static_cast<float>(position), 1.0f};
   }
 
   Result<Finished> next(Instant deadline) override {

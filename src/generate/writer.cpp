@@ -68,6 +68,12 @@ Answer Writer::end(FinishReason reason) {
   return std::move(answer_);
 }
 
+Answer Writer::end(std::vector<float> embedding) {
+  answer_.embedding = std::move(embedding);
+  answer_.statistics.time_to_first_token = clock_.now() - started_;
+  return end(FinishReason::end);
+}
+
 void Writer::show(const std::string& text, bool at_end) {
   answer_.text += text;
   const bool tokens_left = at_end && n_shown_ < answer_.tokens.size();

@@ -44,6 +44,9 @@ class Writer {
   // Shows what was held back, and gives the answer away.
   Answer end(FinishReason reason);
 
+  // The answer to a request for an embedding.
+  Answer end(std::vector<float> embedding);
+
   Statistics& statistics() { return answer_.statistics; }
 
  private:

@@ -345,6 +345,18 @@ Status read_sliding_window(const Reader& reader, Hyperparameters& model) {
   return {};
 }
 
+// By llama.cpp's numbers. Models that say nothing, or none, were made to write: the mean of what
+// they think of all tokens is their embedding.
+Result<Pooling> read_pooling(const Reader& reader) {
+  PRIMA_ASSIGN_OR_RETURN(const std::uint32_t number, reader.count_or("pooling_type", 0, 0, 4));
+  switch (number) {
+    case 2: return Pooling::first;
+    case 3: return Pooling::last;
+    case 4: return Pooling::rank;
+    default: return Pooling::mean;
+  }
+}
+
 Status read_gemma3_numbers(const Reader& reader, Hyperparameters& model) {
   PRIMA_ASSIGN_OR_RETURN(model.final_logit_softcap,
                          reader.number_or("final_logit_softcapping", 0.0f, 0.0, 1e6));
@@ -399,6 +411,8 @@ Result<Hyperparameters> read_hyperparameters(std::string_view file_name, const M
       return reader.unsupported("attention.causal", "is not true: this model does not write text");
     }
   }
+
+  PRIMA_ASSIGN_OR_RETURN(model.pooling, read_pooling(reader));
 
   const auto* tokens = metadata.find_strings("tokenizer.ggml.tokens");
   if (tokens == nullptr || tokens->empty() || tokens->size() > kLargestDimension) {

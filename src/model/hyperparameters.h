@@ -13,6 +13,14 @@ namespace prima::model {
 // Embeddings, vocabularies and the like beyond this are taken for damage.
 inline constexpr std::uint32_t kLargestDimension = 1u << 24;
 
+// How the hidden states of a text's tokens become its embedding.
+enum class Pooling {
+  mean,
+  first,  // of the first token
+  last,   // of the last token
+  rank,   // into a score: the model compares texts, it has no embeddings
+};
+
 enum class RopeScaling { none, linear, yarn, longrope };
 
 struct Rope {
@@ -48,6 +56,7 @@ struct Hyperparameters {
   float attention_scale = 0.0f;      // of q.k, before the softmax
   float final_logit_softcap = 0.0f;  // 0: none
   float expert_weights_scale = 1.0f;
+  Pooling pooling = Pooling::mean;  // what the model was made for, where its file says so
   Rope rope;
 
   std::uint32_t n_embd_q() const { return n_head * head_dim; }

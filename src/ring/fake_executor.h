@@ -77,6 +77,12 @@ class FakeExecutor final : public compute::Executor {
     return {};
   }
 
+  Status embeddings(std::span<const float> hidden, std::vector<float>& embeddings) override {
+    embeddings.clear();
+    for (const float value : hidden) embeddings.push_back(2 * value);
+    return {};
+  }
+
   void clear() override {
     cells_.clear();
     cache_.clear();

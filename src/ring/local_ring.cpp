@@ -29,7 +29,10 @@ Status LocalRing::submit(const compute::Step& step, std::span<const std::int32_t
   PRIMA_RETURN_IF_ERROR(executor_->run(layers_, step, hidden_));
   const Instant computed = clock_.now();
   Finished finished{.step_id = step.id, .logits = {}, .timings = {}};
-  if (!step.outputs.empty()) PRIMA_RETURN_IF_ERROR(executor_->logits(hidden_, finished.logits));
+  if (!step.outputs.empty()) {
+    PRIMA_RETURN_IF_ERROR(step.embeddings ? executor_->embeddings(hidden_, finished.logits)
+                                          : executor_->logits(hidden_, finished.logits));
+  }
   const Instant ended = clock_.now();
   const Duration reading = executor_->weight_reads().waited - read_before;
   finished.timings.hops.push_back({.device = 0,

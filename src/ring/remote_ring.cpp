@@ -352,7 +352,9 @@ Status RemoteRing::finish_part(Node::Returned returned) {
   const Instant started = network_.clock().now();
   if (!returned.step.outputs.empty()) {
     executor_->keep_weights(node_->has_returned());
-    PRIMA_RETURN_IF_ERROR(executor_->logits(returned.hidden, step.logits[part.index]));
+    std::vector<float>& result = step.logits[part.index];
+    PRIMA_RETURN_IF_ERROR(step.embeddings ? executor_->embeddings(returned.hidden, result)
+                                          : executor_->logits(returned.hidden, result));
   }
   step.output += network_.clock().now() - started;
   for (const HopRecord& record : returned.timings) {
@@ -428,6 +430,7 @@ Status RemoteRing::submit(const compute::Step& step, std::span<const std::int32_
   steps_[step.id] = {.at = submitted,
                      .n_tokens = step.n_tokens(),
                      .parts_left = parts.size(),
+                     .embeddings = step.embeddings,
                      .logits = std::vector<std::vector<float>>(parts.size()),
                      .hops = std::vector<std::vector<HopTiming>>(parts.size())};
   auto column = hidden.begin();

@@ -72,6 +72,7 @@ class RemoteRing final : public Ring {
     Instant at;
     std::uint32_t n_tokens = 0;
     std::size_t parts_left = 0;
+    bool embeddings = false;
     std::vector<std::vector<float>> logits;  // by part
     std::vector<std::vector<HopTiming>> hops;
     Duration output{};

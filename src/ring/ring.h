@@ -78,7 +78,8 @@ class Ring {
 
   struct Finished {
     std::uint64_t step_id = 0;
-    std::vector<float> logits;  // (n_vocab, n_outputs)
+    std::vector<float>
+        logits;  // (n_vocab, n_outputs); of a step for embeddings (n_embd, n_outputs)
     StepTimings timings;
   };
 

@@ -7,6 +7,7 @@
 
 #include <spdlog/fmt/fmt.h>
 
+#include "model/hyperparameters.h"
 #include "server/json_fields.h"
 
 namespace prima::server {
@@ -38,6 +39,35 @@ std::optional<std::vector<text::Token>> tokens_of(const Json& json) {
     tokens.push_back(*token);
   }
   return tokens;
+}
+
+void read_prompts(Fields& fields, const char* name, std::size_t most,
+                  std::vector<Prompt>& prompts) {
+  const Json* given = fields.find(name);
+  constexpr const char* kTypes =
+      "must be a string, an array of strings, an array of token ids, or an array of such arrays";
+  if (given == nullptr) return fields.wrong(name, "is missing");
+  if (given->is_string()) {
+    prompts.emplace_back(given->get<std::string>());
+  } else if (const auto tokens = tokens_of(*given); tokens && !tokens->empty()) {
+    prompts.emplace_back(*tokens);
+  } else if (given->is_array() && !given->empty()) {
+    if (given->size() > most) {
+      return fields.wrong(name,
+                          fmt::format("has {} texts, at most {} are taken", given->size(), most));
+    }
+    for (const Json& item : *given) {
+      if (item.is_string()) {
+        prompts.emplace_back(item.get<std::string>());
+      } else if (auto inner = tokens_of(item)) {
+        prompts.emplace_back(std::move(*inner));
+      } else {
+        fields.wrong(name, kTypes);
+      }
+    }
+  } else {
+    fields.wrong(name, kTypes);
+  }
 }
 
 void read_stops(Fields& fields, std::vector<std::string>& stops) {
@@ -275,32 +305,7 @@ ApiResult<CompletionRequest> parse_completion(std::string_view body) {
   fields.read("best_of", 1, kMaxChoices, best_of);
   if (best_of > request.generation.n) fields.wrong("best_of", "may not be more than 'n'");
 
-  const Json* prompt = fields.find("prompt");
-  constexpr const char* kPromptTypes =
-      "must be a string, an array of strings, an array of token ids, or an array of such arrays";
-  if (prompt == nullptr) {
-    fields.wrong("prompt", "is missing");
-  } else if (prompt->is_string()) {
-    request.prompts.emplace_back(prompt->get<std::string>());
-  } else if (const auto tokens = tokens_of(*prompt); tokens && !tokens->empty()) {
-    request.prompts.emplace_back(*tokens);
-  } else if (prompt->is_array() && !prompt->empty()) {
-    for (const Json& item : *prompt) {
-      if (item.is_string()) {
-        request.prompts.emplace_back(item.get<std::string>());
-      } else if (auto inner = tokens_of(item)) {
-        request.prompts.emplace_back(std::move(*inner));
-      } else {
-        fields.wrong("prompt", kPromptTypes);
-      }
-    }
-    if (request.prompts.size() > kMaxPrompts) {
-      fields.wrong("prompt", fmt::format("has {} prompts, at most {} are taken",
-                                         request.prompts.size(), kMaxPrompts));
-    }
-  } else {
-    fields.wrong("prompt", kPromptTypes);
-  }
+  read_prompts(fields, "prompt", kMaxPrompts, request.prompts);
   return checked(fields, request);
 }
 
@@ -310,7 +315,20 @@ ApiResult<EmbeddingRequest> parse_embedding(std::string_view body) {
   Fields fields(*json);
   EmbeddingRequest request;
   fields.read("model", request.model);
-  if (fields.find("input") == nullptr) fields.wrong("input", "is missing");
+  read_prompts(fields, "input", kMaxEmbeddings, request.inputs);
+  for (const Prompt& input : request.inputs) {
+    const auto* text = std::get_if<std::string>(&input);
+    if (text != nullptr && text->empty()) fields.wrong("input", "may not be empty");
+  }
+  std::string format = "float";
+  fields.read("encoding_format", format);
+  request.base64 = format == "base64";
+  if (!request.base64 && format != "float") {
+    fields.wrong("encoding_format", "must be 'float' or 'base64'");
+  }
+  std::int64_t dimensions = 0;
+  fields.read("dimensions", 1, model::kLargestDimension, dimensions);
+  if (dimensions > 0) request.dimensions = static_cast<std::uint32_t>(dimensions);
   return checked(fields, request);
 }
 

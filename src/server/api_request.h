@@ -37,9 +37,9 @@ struct ChatCompletionRequest {
   text::ChatRequest chat;
 };
 
-struct CompletionRequest {
-  using Prompt = std::variant<std::string, std::vector<text::Token>>;
+using Prompt = std::variant<std::string, std::vector<text::Token>>;
 
+struct CompletionRequest {
   GenerationRequest generation;
   std::vector<Prompt> prompts;  // at least one
   bool echo = false;
@@ -47,6 +47,9 @@ struct CompletionRequest {
 
 struct EmbeddingRequest {
   std::string model;
+  std::vector<Prompt> inputs;  // at least one
+  bool base64 = false;         // little-endian floats, not JSON's numbers
+  std::optional<std::uint32_t> dimensions;
 };
 
 struct TokenizeRequest {
@@ -60,6 +63,7 @@ struct DetokenizeRequest {
 };
 
 inline constexpr std::uint32_t kMaxChoices = 16;
+inline constexpr std::size_t kMaxEmbeddings = 2048;  // as OpenAI has it
 
 ApiResult<ChatCompletionRequest> parse_chat_completion(std::string_view body);
 ApiResult<CompletionRequest> parse_completion(std::string_view body);

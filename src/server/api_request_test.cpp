@@ -134,6 +134,16 @@ TEST(Bodies, WhatIsNoJsonObjectIsRefused) {
   }
 }
 
+TEST(EmbeddingRequest, InputsInEveryShape) {
+  EXPECT_EQ(parse_embedding(R"({"input": "a"})")->inputs.size(), 1u);
+  EXPECT_EQ(parse_embedding(R"({"input": [[1, 2], "b"]})")->inputs.size(), 2u);
+  EXPECT_TRUE(parse_embedding(R"({"input": "a", "encoding_format": "base64"})")->base64);
+  EXPECT_EQ(parse_embedding(R"({"input": "a", "dimensions": 8})")->dimensions, 8u);
+  std::string many = R"({"input": ["a")";
+  for (std::size_t i = 0; i < kMaxEmbeddings; ++i) many += R"(, "a")";
+  EXPECT_EQ(parse_embedding(many + "]}").error().param, "input");
+}
+
 TEST(CompletionRequest, PromptsInEveryShape) {
   EXPECT_EQ(parse_completion(R"({"prompt": "a"})")->prompts.size(), 1u);
   EXPECT_EQ(parse_completion(R"({"prompt": ["a", "b"]})")->prompts.size(), 2u);

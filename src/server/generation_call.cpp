@@ -7,6 +7,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include "base/log.h"
+#include "server/prompt_check.h"
 
 namespace prima::server {
 
@@ -21,27 +22,6 @@ std::int64_t unix_time() {
 std::uint32_t random_seed() { return std::random_device{}(); }
 
 tl::unexpected<ApiError> refuse(ApiError error) { return tl::unexpected(std::move(error)); }
-
-ApiResult<void> check_model(const ServedModel& model, const std::string& asked) {
-  if (asked.empty() || asked == model.name) return {};
-  return refuse(
-      {.status = 404,
-       .message = "The model '" + asked + "' is not here; this server has '" + model.name + "'",
-       .type = "invalid_request_error",
-       .param = "model",
-       .code = "model_not_found"});
-}
-
-ApiResult<void> check_length(const ServedModel& model, std::size_t n_tokens, const char* param) {
-  if (n_tokens == 0) return refuse(bad_request(param, fmt::format("'{}' is empty", param)));
-  if (n_tokens <= model.max_context) return {};
-  ApiError error = bad_request(
-      param, fmt::format("The prompt has {} tokens, but the context holds {}. Shorten it, or start "
-                         "the server with a larger context (-c)",
-                         n_tokens, model.max_context));
-  error.code = "context_length_exceeded";
-  return refuse(std::move(error));
-}
 
 }  // namespace
 
@@ -97,33 +77,16 @@ ApiResult<std::unique_ptr<GenerationCall>> GenerationCall::start(Service& servic
   }
   std::unique_ptr<GenerationCall> call(
       new GenerationCall(service, model, request.generation, ApiKind::completion));
-  for (const CompletionRequest::Prompt& prompt : request.prompts) {
-    std::vector<text::Token> tokens;
-    if (const auto* given = std::get_if<std::vector<text::Token>>(&prompt)) {
-      tokens = *given;
-      for (const text::Token token : tokens) {
-        if (token >= model.tokenizer.n_vocab()) {
-          return refuse(bad_request(
-              "prompt", fmt::format("'prompt' has the token {}, but the vocabulary ends at {}",
-                                    token, model.tokenizer.n_vocab() - 1)));
-        }
-      }
-    } else {
-      auto made = model.tokenizer.tokenize(std::get<std::string>(prompt), /*add_special=*/true,
-                                           text::SpecialTokens::parsed);
-      if (!made) return refuse(api_error(made.error(), "prompt"));
-      tokens = std::move(*made);
-    }
-    if (auto fits = check_length(model, tokens.size(), "prompt"); !fits) {
-      return refuse(fits.error());
-    }
+  for (const Prompt& prompt : request.prompts) {
+    auto tokens = tokens_of_prompt(model, prompt, "prompt");
+    if (!tokens) return refuse(tokens.error());
     std::string echoed;
     if (request.echo) {
       const auto* text = std::get_if<std::string>(&prompt);
-      echoed = text != nullptr ? *text : model.tokenizer.detokenize(tokens);
+      echoed = text != nullptr ? *text : model.tokenizer.detokenize(*tokens);
     }
     auto submitted =
-        call->submit(request.generation, std::move(tokens), nullptr, std::move(echoed));
+        call->submit(request.generation, std::move(*tokens), nullptr, std::move(echoed));
     if (!submitted) return refuse(submitted.error());
   }
   return call;

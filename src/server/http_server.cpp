@@ -9,6 +9,8 @@
 #include <spdlog/fmt/fmt.h>
 
 #include "base/log.h"
+#include "server/deadline_server.h"
+#include "server/embedding_call.h"
 #include "server/generation_call.h"
 
 namespace prima::server {
@@ -26,10 +28,6 @@ constexpr std::size_t kMaxReadBytes = 16 << 20;
 constexpr std::size_t kThreads = 8;
 constexpr std::size_t kMaxThreads = 512;
 constexpr std::size_t kMaxWaitingConnections = 512;
-
-// Clients that send or read nothing for so long are given up.
-constexpr std::chrono::seconds kReadLimit{10};
-constexpr std::chrono::seconds kWriteLimit{20};
 
 // Clients keep connections for their next request; a number that no client reaches.
 constexpr std::size_t kRequestsPerConnection = 1'000'000;
@@ -161,8 +159,9 @@ class Routes {
   void embeddings(const httplib::Request& request, httplib::Response& response) const {
     const auto parsed = parse_embedding(request.body);
     if (!parsed) return send(response, parsed.error());
-    send(response, bad_request("model", "The model '" + model_.name +
-                                            "' writes text; it is not made for embeddings"));
+    auto started = EmbeddingCall::start(service_, model_, *parsed);
+    if (!started) return send(response, started.error());
+    answer(request, response, **started);
   }
 
   void tokenize(const httplib::Request& request, httplib::Response& response) const {
@@ -205,7 +204,11 @@ class Routes {
     auto started = GenerationCall::start(service_, model_, *parsed);
     if (!started) return send(response, started.error());
     if ((*started)->streams()) return stream(std::move(*started), response);
-    GenerationCall& call = **started;
+    answer(request, response, **started);
+  }
+
+  template <typename Call>
+  static void answer(const httplib::Request& request, httplib::Response& response, Call& call) {
     while (!call.finished()) {
       call.step(kLeavePoll);
       if (!call.finished() && request.is_connection_closed()) {
@@ -242,14 +245,12 @@ HttpServer::HttpServer() = default;
 Result<std::unique_ptr<HttpServer>> HttpServer::start(const HttpOptions& options, Service& service,
                                                       const ServedModel& model) {
   std::unique_ptr<HttpServer> http(new HttpServer);
-  http->server_ = std::make_unique<httplib::Server>();
+  http->server_ = std::make_unique<DeadlineServer>(options.limits);
   httplib::Server& server = *http->server_;
   server.new_task_queue = [] {
     return new httplib::ThreadPool(kThreads, kMaxThreads, kMaxWaitingConnections);
   };
   server.set_payload_max_length(kMaxReadBytes);
-  server.set_read_timeout(kReadLimit);
-  server.set_write_timeout(kWriteLimit);
   server.set_keep_alive_max_count(kRequestsPerConnection);
   server.set_tcp_nodelay(true);  // tokens are sent as they come
   // Not SO_REUSEPORT, the library's default: two servers would share the port's clients.

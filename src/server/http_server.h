@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "server/connection_limits.h"
 #include "server/served_model.h"
 #include "server/service.h"
 
@@ -29,6 +30,7 @@ struct HttpOptions {
   std::uint16_t port = 8080;          // 0: any free one
   std::vector<std::string> api_keys;  // empty: everybody may ask
   std::string cors_origin;            // which web pages may ask: an origin or "*"; empty: none
+  ConnectionLimits limits{};
 };
 
 class HttpServer {

@@ -1,15 +1,23 @@
 #include "server/http_server.h"
 
+#include <array>
 #include <atomic>
+#include <cerrno>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <thread>
 
+#include <arpa/inet.h>
 #include <cpp-httplib/httplib.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "generate/fake_ring.h"
+#include "server/embedding_call.h"
 #include "server/json_fields.h"
 #include "text/test_vocabulary.h"
 
@@ -74,7 +82,8 @@ class HttpServerTest : public testing::Test {
     return {.name = "toy",
             .tokenizer = std::move(tokenizer),
             .chat_template = std::move(chat),
-            .max_context = 256};
+            .max_context = 256,
+            .n_embd = 3};
   }
 
   void start(HttpOptions options = {}, ServiceOptions service_options = {}) {
@@ -253,6 +262,54 @@ TEST_F(HttpServerTest, TokensOfATextAndBack) {
   EXPECT_EQ(post("/detokenize", R"({"tokens": [100000]})")->status, 400);
 }
 
+TEST_F(HttpServerTest, EmbeddingsOfTextsAndTokens) {
+  start();
+  generate();
+  const auto ask = [&](const std::string& body) {
+    const auto response = post("/v1/embeddings", body);
+    EXPECT_EQ(response->status, 200) << response->body;
+    return Json::parse(response->body);
+  };
+  const Json two = ask(R"({"input": ["hello", "other"], "model": "toy"})");
+  ASSERT_EQ(two["data"].size(), 2u);
+  EXPECT_EQ(two["object"], "list");
+  EXPECT_EQ(two["data"][1]["index"], 1);
+  const auto first = two["data"][0]["embedding"].get<std::vector<float>>();
+  ASSERT_EQ(first.size(), model_.n_embd);
+  EXPECT_NEAR(first[0] * first[0] + first[1] * first[1] + first[2] * first[2], 1.0f, 1e-5);
+  EXPECT_NE(two["data"][0]["embedding"], two["data"][1]["embedding"]);
+
+  // More texts than are submitted at once, and more tokens than a step has.
+  Json many = {{"input", Json::array()}};
+  for (int i = 0; i < 100; ++i) many["input"].push_back(i == 50 ? "hello" : std::string(100, 'a'));
+  const Json answers = ask(many.dump());
+  ASSERT_EQ(answers["data"].size(), 100u);
+  EXPECT_EQ(answers["data"][50]["embedding"], two["data"][0]["embedding"]);
+  EXPECT_EQ(answers["usage"]["prompt_tokens"], answers["usage"]["total_tokens"]);
+
+  // As OpenAI's clients ask for them.
+  const Json coded = ask(R"({"input": "hello", "encoding_format": "base64"})");
+  EXPECT_EQ(coded["data"][0]["embedding"], base64_of(first));
+  EXPECT_EQ(base64_of({1.0f}), "AACAPw==");
+  EXPECT_EQ(base64_of({1.0f, -2.0f}), "AACAPwAAAMA=");
+  EXPECT_EQ(base64_of({1.0f, -2.0f, 0.5f}), "AACAPwAAAMAAAAA/");
+
+  const Json tokens = Json::parse(post("/tokenize", R"({"content": "hello"})")->body)["tokens"];
+  EXPECT_EQ(ask(Json{{"input", tokens}}.dump())["data"].size(), 1u);
+  for (const char* bad :
+       {R"({"input": ""})", R"({"input": []})", R"({})", R"({"input": [99999]})",
+        R"({"input": "a", "encoding_format": "hex"})", R"({"input": "a", "dimensions": 2})",
+        R"({"input": "a", "dimensions": -1})"}) {
+    EXPECT_EQ(post("/v1/embeddings", bad)->status, 400) << bad;
+  }
+  const std::string large = Json{{"input", std::string(1000, 'a')}}.dump();
+  EXPECT_THAT(post("/v1/embeddings", large)->body, testing::HasSubstr("context_length_exceeded"));
+  EXPECT_EQ(post("/v1/embeddings", R"({"input": "a", "model": "other"})")->status, 404);
+
+  model_.pooling = model::Pooling::rank;
+  EXPECT_THAT(post("/v1/embeddings", R"({"input": "a"})")->body, testing::HasSubstr("rank"));
+}
+
 TEST_F(HttpServerTest, ModelsAndMetrics) {
   start();
   generate();
@@ -284,7 +341,7 @@ TEST_F(HttpServerTest, BadRequestsGetTheRightStatusAndAMessage) {
       {"/v1/completions", R"({"prompt": ")" + std::string(3000, 'x') + "\"}", 400, "256"},
       {"/v1/completions", R"({"prompt": [70000]})", 400, "70000"},
       {"/v1/completions", R"({"prompt": ")" + std::string(10 << 20, 'x') + "\"}", 413, "bytes"},
-      {"/v1/embeddings", R"({"input": "hello"})", 400, "embeddings"},
+      {"/v1/embeddings", R"({"input": ""})", 400, "empty"},
       {"/v1/nothing", "{}", 404, "nothing"},
   };
   for (const Case& bad : cases) {
@@ -344,6 +401,113 @@ TEST_F(HttpServerTest, WhoLeavesEndsTheRequest) {
   }
   EXPECT_THAT(client().Get("/metrics")->body,
               HasSubstr("prima_requests_total{outcome=\"cancelled\"}"));
+}
+
+// A client that does as it likes with its bytes.
+class RawClient {
+ public:
+  explicit RawClient(std::uint16_t port, int receive_buffer = 0)
+      : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    if (receive_buffer > 0) {
+      ::setsockopt(socket_, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof receive_buffer);
+    }
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(::connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  }
+  ~RawClient() { ::close(socket_); }
+  RawClient(const RawClient&) = delete;
+  RawClient& operator=(const RawClient&) = delete;
+
+  bool send(std::string_view bytes) const {
+    return ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL) ==
+           static_cast<ssize_t>(bytes.size());
+  }
+  bool is_closed() const {  // by the server
+    char byte = 0;
+    return ::recv(socket_, &byte, 1, MSG_DONTWAIT | MSG_PEEK) == 0 ||
+           (errno != EAGAIN && errno != EWOULDBLOCK);
+  }
+  std::string read_all() const {
+    std::string all;
+    std::array<char, 65536> piece;
+    for (ssize_t n = 0; (n = ::recv(socket_, piece.data(), piece.size(), 0)) > 0;) {
+      all.append(piece.data(), static_cast<std::size_t>(n));
+    }
+    return all;
+  }
+
+ private:
+  const int socket_;
+};
+
+TEST_F(HttpServerTest, WhoSendsARequestByteByByteIsGivenUp) {
+  HttpOptions options;
+  options.limits.request = 1s;
+  start(options);
+  generate();
+  // Each sends often enough, but headers or a body without end.
+  std::deque<RawClient> slow;
+  for (int i = 0; i < 40; ++i) {
+    slow.emplace_back(port).send(i % 2 == 0
+                                     ? "GET /health HTTP/1.1\r\nX: "
+                                     : "POST /tokenize HTTP/1.1\r\nContent-Length: 99999\r\n\r\n");
+  }
+  const auto started = std::chrono::steady_clock::now();
+  std::size_t closed = 0;
+  while (closed < slow.size() && std::chrono::steady_clock::now() < started + 20s) {
+    EXPECT_EQ(post(kChat, chat_body())->status, 200) << "others are answered meanwhile";
+    closed = 0;
+    for (const RawClient& client : slow) {
+      client.send("y");
+      const bool answered = !client.is_closed();
+      closed += !answered;
+    }
+    std::this_thread::sleep_for(50ms);
+  }
+  EXPECT_EQ(closed, slow.size());
+}
+
+TEST_F(HttpServerTest, WhoReadsSlowlyHoldsNobodyUpAndIsGivenUp) {
+  HttpOptions options;
+  options.limits.write = 1s;
+  start(options);
+  generate();
+  // Megabytes of answers, more than the sockets' buffers hold, of which nothing is read.
+  const std::string body =
+      R"({"prompt": ")" + std::string(20, 'a') +
+      R"(", "n": 16, "logprobs": 20, "stream": true, "max_tokens": 230, "ignore_eos": true})";
+  const RawClient slow(port, 4096);
+  ASSERT_TRUE(slow.send("POST /v1/completions HTTP/1.1\r\nContent-Length: " +
+                        std::to_string(body.size()) + "\r\n\r\n" + body));
+  while (ring->steps == 0) std::this_thread::sleep_for(1ms);
+  EXPECT_EQ(post(kChat, chat_body())->status, 200);
+  // What it asked for is written, or given up with it, but keeps no place.
+  for (int i = 0; i < 20000; ++i) {
+    if (client().Get("/metrics")->body.find("prima_requests_running 0\n") != std::string::npos)
+      break;
+    std::this_thread::sleep_for(1ms);
+  }
+  EXPECT_THAT(client().Get("/metrics")->body, HasSubstr("prima_requests_running 0\n"));
+  std::this_thread::sleep_for(2s);  // longer than the limit
+  const std::string received = slow.read_all();
+  EXPECT_FALSE(received.empty());
+  EXPECT_THAT(received, testing::Not(HasSubstr("[DONE]"))) << "the connection was not given up";
+}
+
+TEST_F(HttpServerTest, HeadersWithoutEndAreCutOff) {
+  start();
+  generate();
+  for (const std::string& header : {std::string(1000, 'y'), std::string("X: y\r\n")}) {
+    const RawClient flood(port);
+    flood.send("GET /health HTTP/1.1\r\n");
+    for (int i = 0; i < 20000 && flood.send(header); ++i) {
+    }
+    EXPECT_THAT(flood.read_all(), testing::Not(HasSubstr("200 OK"))) << "and the end of it comes";
+  }
+  EXPECT_EQ(client().Get("/health")->status, 200);
 }
 
 TEST_F(HttpServerTest, BeyondTheQueueIsTooMany) {

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "model/hyperparameters.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -17,7 +18,9 @@ struct ServedModel {
   text::Tokenizer tokenizer;
   std::optional<text::ChatTemplate> chat_template;  // nullopt: the model cannot chat
   std::uint32_t max_context = 0;                    // tokens of one conversation
-  std::int64_t created = 0;                         // when it was loaded, in Unix time
+  std::uint32_t n_embd = 0;                         // numbers of an embedding
+  model::Pooling pooling = model::Pooling::mean;
+  std::int64_t created = 0;  // when it was loaded, in Unix time
 };
 
 }  // namespace prima::server

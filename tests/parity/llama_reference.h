@@ -15,7 +15,8 @@ class LlamaReference {
  public:
   // Null members, so valid() is false, if llama.cpp refuses the file.
   LlamaReference(const std::filesystem::path& path, std::uint32_t n_ctx, int n_threads,
-                 ggml_type kv_type = GGML_TYPE_F16) {
+                 ggml_type kv_type = GGML_TYPE_F16,
+                 enum llama_pooling_type pooling = LLAMA_POOLING_TYPE_NONE) {
     llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
     llama_model_params model_params = llama_model_default_params();
     model_params.n_gpu_layers = 0;
@@ -31,6 +32,8 @@ class LlamaReference {
     params.type_k = kv_type;
     params.type_v = kv_type;
     params.no_perf = true;
+    params.embeddings = pooling != LLAMA_POOLING_TYPE_NONE;
+    params.pooling_type = pooling;
     context_.reset(llama_init_from_model(model_.get(), params));
   }
 
@@ -54,6 +57,24 @@ class LlamaReference {
     const float* logits = llama_get_logits_ith(context_.get(), -1);
     const int n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model_.get()));
     return {logits, logits + n_vocab};
+  }
+
+  // The tokens' embedding, as the pooling makes it; empty on failure.
+  std::vector<float> embed(std::span<const std::int32_t> tokens) {
+    llama_batch batch = llama_batch_init(static_cast<int>(tokens.size()), 0, 1);
+    batch.n_tokens = static_cast<int>(tokens.size());
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      batch.token[i] = tokens[i];
+      batch.pos[i] = static_cast<llama_pos>(i);
+      batch.n_seq_id[i] = 1;
+      batch.seq_id[i][0] = 0;
+      batch.logits[i] = 1;
+    }
+    const bool done = llama_decode(context_.get(), batch) == 0;
+    llama_batch_free(batch);
+    if (!done) return {};
+    const float* values = llama_get_embeddings_seq(context_.get(), 0);
+    return {values, values + llama_model_n_embd(model_.get())};
   }
 
   void clear() { llama_memory_clear(llama_get_memory(context_.get()), false); }

@@ -1,5 +1,6 @@
 // The forward pass against llama.cpp's own library on the same files: every architecture, every
 // quantization.
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <random>
@@ -10,11 +11,17 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "compute/executor.h"
 #include "compute/forward_session.h"
 #include "compute/test_logits.h"
+#include "generate/batcher.h"
+#include "generate/engine.h"
 #include "model/model_file.h"
 #include "model/synth.h"
+#include "ring/ring.h"
+#include "text/sampler.h"
+#include "text/tokenizer.h"
 
 namespace prima::parity {
 
@@ -182,6 +189,52 @@ TEST_P(ParityOf, LogitsAgreeWithLlamaCpp) {
   ASSERT_TRUE(made) << made.error().message();
   expect_parity(path, random_tokens(kPromptTokens, GetParam().options.n_vocab), kDecodedTokens,
                 false);
+  std::filesystem::remove(path);
+}
+
+// The directions of a text's embeddings. In one step: attention over few tokens rounds coarser.
+TEST(EmbeddingParity, AgreesWithLlamaCpp) {
+  const std::filesystem::path path =
+      std::filesystem::temp_directory_path() /
+      ("prima-parity-" + std::to_string(::getpid()) + "-embedding.gguf");
+  const model::SynthOptions options = small_model("llama", "F16");
+  ASSERT_TRUE(model::synthesize(options, path));
+  const auto model = model::ModelFile::open(path);
+  ASSERT_TRUE(model) << model.error().message();
+  const std::vector<std::int32_t> tokens = random_tokens(kPromptTokens, options.n_vocab);
+  const SystemClock clock;
+  const auto tokenizer = text::Tokenizer::load(path);
+  ASSERT_TRUE(tokenizer) << tokenizer.error().message();
+
+  ring::RingOptions ring_options;
+  ring_options.executor.n_ctx = kContext;
+  ring_options.executor.max_tokens = kContext;
+  ring_options.executor.n_threads = kThreads;
+  const auto ring = ring::form_ring(*model, ring_options);
+  ASSERT_TRUE(ring) << ring.error().message();
+  generate::Engine engine(**ring, {.n_ctx = kContext, .max_tokens = kContext}, clock);
+  generate::Batcher batcher(engine, *tokenizer, {}, clock);
+  for (const auto& [pooling, reference_pooling] :
+       {std::pair(model::Pooling::mean, LLAMA_POOLING_TYPE_MEAN),
+        std::pair(model::Pooling::first, LLAMA_POOLING_TYPE_CLS),
+        std::pair(model::Pooling::last, LLAMA_POOLING_TYPE_LAST)}) {
+    std::vector<float> actual;
+    const auto added = batcher.add(
+        {.prompt = {tokens.begin(), tokens.end()}, .max_tokens = 1, .embedding = pooling},
+        text::Sampler::create(*tokenizer, {}).value(),
+        [&](Result<generate::Answer> answer) { actual = answer.value().embedding; });
+    ASSERT_TRUE(added) << added.error().message();
+    while (!batcher.idle()) ASSERT_TRUE(batcher.work());
+
+    LlamaReference reference(path, kContext, kThreads, GGML_TYPE_F16, reference_pooling);
+    ASSERT_TRUE(reference.valid());
+    std::vector<float> expected = reference.embed(tokens);
+    ASSERT_EQ(actual.size(), expected.size());
+    double square = 0.0;
+    for (const float value : expected) square += double{value} * double{value};
+    for (float& value : expected) value = static_cast<float>(value / std::sqrt(square));
+    EXPECT_LT(relative_rms(actual, expected), 1e-3) << static_cast<int>(pooling);
+  }
   std::filesystem::remove(path);
 }
 

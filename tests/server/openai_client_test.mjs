@@ -161,6 +161,18 @@ test('completions', async () => {
   assert.equal('Once upon' + text, answer.choices[0].text);
 });
 
+test('embeddings', async () => {
+  const input = ['Once upon a time', 'The end'];
+  const two = await client.embeddings.create({ model, input });
+  assert.equal(two.data.length, 2);
+  assert.ok(two.usage.prompt_tokens > 2);
+  const [first] = two.data.map(({ embedding }) => embedding);
+  assert.ok(Math.abs(first.reduce((sum, x) => sum + x * x, 0) - 1) < 1e-4);
+  const again = await client.embeddings.create({ model, input: input[0], encoding_format: 'float' });
+  assert.equal(again.data[0].embedding.length, first.length);
+  again.data[0].embedding.forEach((x, i) => assert.ok(Math.abs(x - first[i]) < 0.02));
+});
+
 test('errors are the client\'s own classes', async () => {
   const chat = (more) => client.chat.completions.create({ model, messages, ...more });
   await assert.rejects(chat({ temperature: -1 }), OpenAI.BadRequestError);
@@ -173,7 +185,7 @@ test('errors are the client\'s own classes', async () => {
     chat({ messages: [{ role: 'user', content: 'x '.repeat(100_000) }] }),
     (error) => error.code === 'context_length_exceeded');
   await assert.rejects(
-    client.embeddings.create({ model, input: 'text' }), OpenAI.BadRequestError);
+    client.embeddings.create({ model, input: [] }), OpenAI.BadRequestError);
   const stranger = new OpenAI({ baseURL, apiKey: 'wrong', maxRetries: 0 });
   await assert.rejects(stranger.models.list(), OpenAI.AuthenticationError);
 });
