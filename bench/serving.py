@@ -222,7 +222,7 @@ def greedy(options):
         with tempfile.TemporaryDirectory() as name:
             more = ["--draft", draft] if draft else []
             with Server(options, pathlib.Path(name), options.model, memory=options.memory,
-                        arguments=["-c", "512", *more]) as server:
+                        arguments=["-c", str(options.context), *more]) as server:
                 asked = [server.ask("/v1/completions", {"prompt": prompt, "max_tokens": 64,
                                                         "temperature": 0})
                          for prompt in stories(100)]
@@ -263,10 +263,10 @@ def main():
             sub.add_argument("--model", required=True)
         if kind in ("drafts", "greedy"):
             sub.add_argument("--draft", required=True)
+            sub.add_argument("--context", type=int, default=256)
         if kind == "drafts":
             sub.add_argument("--prompt", required=True)
             sub.add_argument("--tokens", type=int, default=48)
-            sub.add_argument("--context", type=int, default=512)
             sub.add_argument("--temperature", type=float, default=0.0)
     options = parser.parse_args()
     results = options.work(options)
