@@ -194,14 +194,16 @@ def drafts(options):
             order = [None, options.draft] if i % 2 == 0 else [options.draft, None]
             runs = {draft: run_once(options, folder, draft, i + 1) for draft in order}
             (plain, text), (drafted, drafted_text) = runs[None], runs[options.draft]
-            rate = drafted["accepted_tokens"] / max(1, drafted["drafted_tokens"])
+            # Each step tries until a token is wrong: every token written was tried but the first.
+            tried = max(1, options.tokens - 1)
+            rate = drafted["accepted_tokens"] / tried if drafted["drafted_tokens"] else 0.0
             pairs.append({"plain_ms": plain["tpot_ms"], "drafted_ms": drafted["tpot_ms"],
                           "drafted": drafted["drafted_tokens"], "acceptance": rate,
                           "same": text == drafted_text})
             print(f"{plain['tpot_ms']:.1f} ms/token without, {drafted['tpot_ms']:.1f} with: "
                   f"{plain['tpot_ms'] / drafted['tpot_ms']:.3f} times as fast; "
-                  f"{drafted['drafted_tokens']} drafted, {100 * rate:.0f} % right; text "
-                  f"{'the same' if text == drafted_text else 'differs'}", flush=True)
+                  f"{drafted['drafted_tokens']} drafted, {100 * rate:.0f} % of the tokens tried were "
+                  f"right; text {'the same' if text == drafted_text else 'differs'}", flush=True)
     ratios = [pair["plain_ms"] / pair["drafted_ms"] for pair in pairs]
     print(f"median: {statistics.median(ratios):.3f} times as fast")
     return pairs
@@ -222,7 +224,8 @@ def greedy(options):
         with tempfile.TemporaryDirectory() as name:
             more = ["--draft", draft] if draft else []
             with Server(options, pathlib.Path(name), options.model, memory=options.memory,
-                        arguments=["-c", str(options.context), *more]) as server:
+                        arguments=["-c", str(options.context), "--kv-cells",
+                                   str(options.context), *more]) as server:
                 asked = [server.ask("/v1/completions", {"prompt": prompt, "max_tokens": 64,
                                                         "temperature": 0})
                          for prompt in stories(100)]

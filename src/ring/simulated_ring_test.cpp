@@ -178,6 +178,38 @@ TEST(SimulatedRing, CutsAPromptSoThatAllDevicesCompute) {
   }
 }
 
+TEST(SimulatedRing, GivesEmbeddingsInsteadOfLogits) {
+  constexpr std::uint32_t kTokens = 40;  // in several parts
+  compute::Step step;
+  for (std::uint32_t i = 0; i < kTokens; ++i) {
+    step.sequences.push_back(0);
+    step.positions.push_back(static_cast<std::int32_t>(i));
+    step.cells.push_back(i);
+    if (i % 3 == 0) step.outputs.push_back(i);
+  }
+  step.n_kv = kTokens;
+  const std::vector<std::int32_t> tokens(kTokens, 5);
+  SimulatedWorld world;
+  world.run([&] {
+    SimulatedRingOptions options = timed_ring(3);
+    options.ring.micro_batch = 8;
+    SimulatedWorkers workers(world, options);
+    const auto ring = workers.form().value();
+    const auto ask = [&](bool embeddings) {
+      step.embeddings = embeddings;
+      ++step.id;
+      EXPECT_TRUE(ring->submit(step, tokens, world.clock().now() + std::chrono::seconds(10)));
+      auto finished = ring->next(world.clock().now() + std::chrono::seconds(10)).value();
+      EXPECT_TRUE(ring->reset(world.clock().now() + std::chrono::seconds(10)));
+      return finished.logits;
+    };
+    std::vector<float> expected = ask(false);
+    EXPECT_EQ(expected.size(), step.outputs.size() * kFakeEmbedding);
+    for (float& value : expected) value *= 2;  // FakeExecutor::embeddings()
+    EXPECT_EQ(ask(true), expected);
+  });
+}
+
 TEST(SimulatedRing, ReadsAWindowOnceForAllStepsOfAWave) {
   for (const std::uint32_t first_windows : {3u, 0u}) {  // steps set out at the head, or at a worker
     SimulatedRingOptions options = timed_ring(3);
