@@ -226,8 +226,8 @@ def greedy(options):
             with Server(options, pathlib.Path(name), options.model, memory=options.memory,
                         arguments=["-c", str(options.context), "--kv-cells",
                                    str(options.context), *more]) as server:
-                asked = [server.ask("/v1/completions", {"prompt": prompt, "max_tokens": 64,
-                                                        "temperature": 0})
+                asked = [server.ask("/v1/completions", {"prompt": prompt, "temperature": 0,
+                                                        "max_tokens": options.tokens})
                          for prompt in stories(100)]
         texts = [answer["choices"][0]["text"] for answer in asked]
         answers[draft or "none"] = texts
@@ -266,10 +266,10 @@ def main():
             sub.add_argument("--model", required=True)
         if kind in ("drafts", "greedy"):
             sub.add_argument("--draft", required=True)
+            sub.add_argument("--tokens", type=int, default=48)
             sub.add_argument("--context", type=int, default=256)
         if kind == "drafts":
             sub.add_argument("--prompt", required=True)
-            sub.add_argument("--tokens", type=int, default=48)
             sub.add_argument("--temperature", type=float, default=0.0)
     options = parser.parse_args()
     results = options.work(options)
