@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Small devices on a large machine: time per token within a memory budget, beside the physical limit.
 
-    small_devices.py one  --model M --memory 1G,2G,3G --disk 300M,0 [--llama-bench PATH]
+    small_devices.py one  --model M --memory 1G,2G,3G --disk 300M,0 [--llama PATH]
     small_devices.py ring --models M0,M1,M2,M3 --memory 1G --disk 300M --rounds 1,2,4,8 \
                           --windows 5,9,9,9
 
 As root. Each device is a cgroup of its own (version 1 or 2) with twice its budget of memory, so that
-an excess over the budget shows, and with a throttled disk (0: as it is). The page cache is dropped
-before each run. The devices of a ring take turns on this machine's processors and read their own
+an excess over the budget shows, and with a throttled disk (0: as it is). llama.cpp gets a cgroup of
+just the budget, in which its page cache counts. The page cache is dropped before each run. The devices of a ring take turns on this machine's processors and read their own
 files (copies; give one file four times only where direct reads are known to work).
 
 limit = the larger of the in-memory TPOT and
@@ -51,16 +51,17 @@ def listed(kind):
 
 
 class Device:
-    """A cgroup: twice the budget of memory, a throttled disk."""
+    """A cgroup: a limit of memory, a throttled disk."""
 
-    def __init__(self, name, budget, disk, files):
+    def __init__(self, name, memory_limit, disk, files):
         self.v2 = not (CGROUPS / "memory").is_dir()
         kinds = [""] if self.v2 else ["memory", "blkio"]
         self.folders = [CGROUPS / kind / f"prima-{name}" for kind in kinds]
         for folder in self.folders:
             folder.mkdir(exist_ok=True)
         memory = self.folders[0]
-        (memory / ("memory.max" if self.v2 else "memory.limit_in_bytes")).write_text(str(2 * budget))
+        (memory / ("memory.max" if self.v2 else "memory.limit_in_bytes")).write_text(
+            str(memory_limit))
         for disk_name in {disk_of(file) for file in files}:
             if self.v2:
                 (memory / "io.max").write_text(f"{disk_name} rbps={disk or 'max'}")
@@ -222,19 +223,27 @@ def show_memory(device, budget):
     return {"peak": peak, "pressure": device.peak_pressure, "at_peak": device.at_peak}
 
 
-def llama_bench(options, budget, disk):
-    """llama.cpp's mmap in the same cgroup, weights as they lie in the file."""
+def llama(options, budget, disk):
+    """llama.cpp's mmap in a cgroup of the budget, weights as they lie in the file: repacked ones are
+    anonymous memory, for which it is killed. llama-completion says what it took per token."""
     device = Device("llama", budget, disk, [options.model])
     drop_caches()
-    command = [str(options.llama_bench), "-m", options.model, "-mmp", "1", "-r", "1", "-p", "0",
-               "-n", "2", "-t", str(options.threads), "-o", "json", "--no-warmup"]
-    command += options.llama_options
-    process = device.start(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    out, _ = process.communicate()
+    command = [str(options.llama), "-m", options.model, "-lm", "mmap", "--no-repack", "-c",
+               str(options.context), "-n", "4", "--temp", "0", "--ignore-eos", "-p", "Once upon",
+               "--no-warmup", "-no-cnv"]
+    command += ["-t", str(options.threads)] if options.threads else []
+    process = device.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                           stdin=subprocess.DEVNULL)
+    _, log = process.communicate()
+    peak = device.peak()
     device.close()
-    if process.returncode != 0:
-        return None
-    return json.loads(out)[0]["avg_ns"] / 2 / 1e9
+    time_line = re.search(r"\beval time = .*?([\d.]+) ms per token.*$",
+                          re.sub(r".*prompt eval time.*", "", log), re.MULTILINE)
+    if process.returncode == 0 and time_line:
+        return {"tpot": float(time_line[1]) / 1000, "peak": peak}
+    if process.returncode < 0:
+        return {"error": f"ended by {signal.Signals(-process.returncode).name}", "peak": peak}
+    return {"error": (log.strip().splitlines() or ["said nothing"])[-1], "peak": peak}
 
 
 def one(options):
@@ -243,17 +252,20 @@ def one(options):
     for disk in options.disk:
         print(f"disk {f'{disk / 1e6:.0f} MB/s' if disk else 'as it is'}", flush=True)
         for budget in options.memory:
-            device = Device("one", budget, disk, [options.model])
+            device = Device("one", 2 * budget, disk, [options.model])
             drop_caches()
-            # A disk that others use too changes from minute to minute: before and after.
+            # A disk that others use too changes from minute to minute: it is as fast as the fastest
+            # that was seen, before, after and by the program itself.
             before = disk or direct_read_speed(options.model)
             with Sampler([device]):
                 report = stream_bench(options, ["--memory", str(budget), "--decode",
                                                 str(options.tokens)], device)
-            disk_speed = disk or (before + direct_read_speed(options.model)) / 2
+            disk_speed = disk
             if not disk:
-                print(f"  disk {before / 1e6:.0f} MB/s before, {2 * disk_speed / 1e6 - before / 1e6:.0f}"
-                      f" after", flush=True)
+                after = direct_read_speed(options.model)
+                disk_speed = max(before, after, report["disk_bytes_per_second"])
+                print(f"  disk {before / 1e6:.0f} MB/s before, {after / 1e6:.0f} after, "
+                      f"{report['disk_bytes_per_second'] / 1e6:.0f} used", flush=True)
             limit = limit_of(used, report["memory"]["kv_cache"], [budget], [disk_speed], memory_tpot)
             tpot = report["tpot_seconds"]
             print(f"  {budget / MIB:.0f} MiB: {tpot:.3f} s/token, limit {limit:.3f}, ratio "
@@ -262,13 +274,14 @@ def one(options):
             result = {"disk": disk_speed, "memory": budget, "tpot": tpot, "limit": limit,
                       "report": report, **show_memory(device, budget)}
             device.close()
-            if options.llama_bench:
-                result["llama_tpot"] = llama_bench(options, budget, disk)
-                if result["llama_tpot"]:
-                    print(f"    llama.cpp, mmap: {result['llama_tpot']:.3f} s/token, "
-                          f"{result['llama_tpot'] / tpot:.2f} times as long", flush=True)
+            if options.llama:
+                result["llama"] = llama(options, budget, disk)
+                if "tpot" in result["llama"]:
+                    llama_tpot = result["llama"]["tpot"]
+                    print(f"    llama.cpp, mmap, in {budget / MIB:.0f} MiB: {llama_tpot:.3f} s/token,"
+                          f" {llama_tpot / tpot:.2f} times as long", flush=True)
                 else:
-                    print("    llama.cpp was killed", flush=True)
+                    print(f"    llama.cpp: {result['llama']['error']}", flush=True)
             results.append(result)
     return results
 
@@ -277,7 +290,7 @@ def run_ring(options, rounds, folder):
     n = len(options.models)
     port = options.port
     budgets = options.memory * n if len(options.memory) == 1 else options.memory
-    devices = [Device(f"ring{i}", budgets[i], options.disk[0], [options.models[i]])
+    devices = [Device(f"ring{i}", 2 * budgets[i], options.disk[0], [options.models[i]])
                for i in range(n)]
     drop_caches()
     environment = {**os.environ, "HOME": str(folder), "XDG_RUNTIME_DIR": str(folder),
@@ -365,8 +378,7 @@ def main():
     alone.add_argument("--model", required=True)
     alone.add_argument("--memory", type=listed(size), default=[1 << 30])
     alone.add_argument("--disk", type=listed(speed), default=[300_000_000])
-    alone.add_argument("--llama-bench", type=pathlib.Path)
-    alone.add_argument("--llama-options", type=str.split, default=[])
+    alone.add_argument("--llama", type=pathlib.Path, help="llama.cpp's llama-completion")
     several = kinds.add_parser("ring")
     several.add_argument("--models", type=listed(str), required=True)
     several.add_argument("--memory", type=listed(size), default=[1 << 30])
