@@ -4,6 +4,7 @@
     small_devices.py one  --model M --memory 1G,2G,3G --disk 300M,0 [--llama PATH]
     small_devices.py ring --models M0,M1,M2,M3 --memory 1G --disk 300M --rounds 1,2,4,8 \
                           --windows 5,9,9,9
+    small_devices.py peak --model M --times 1,1.25,2
 
 As root. Each device is a cgroup of its own (version 1 or 2) with twice its budget of memory, so that
 an excess over the budget shows, and with a throttled disk (0: as it is). llama.cpp gets a cgroup of
@@ -354,6 +355,39 @@ def ring(options):
     return results
 
 
+def smallest_budget(command):
+    """What a refusal says would be enough."""
+    refused = subprocess.run([*command, "--memory", "1M"], capture_output=True, text=True,
+                             check=False)
+    enough = re.search(r"At least .*?\((\d+) bytes\)", refused.stderr)
+    if refused.returncode == 0 or not enough:
+        raise SystemExit(f"{' '.join(command)} --memory 1M was not refused: {refused.stderr}")
+    return int(enough[1])
+
+
+def peak(options):
+    """Peak memory and memory pressure of `prima run` at the smallest budget and some times that."""
+    command = [str(options.build / "prima"), "run", "-m", options.model, "-c",
+               str(options.context), "-n", str(options.tokens), "--ignore-eos", "--temp", "0",
+               "--raw", "-p", "Once upon a time " * options.prompt, "--no-store"]
+    smallest = smallest_budget(command)
+    results = []
+    for times in options.times:
+        budget = int(smallest * times)
+        device = Device("peak", 2 * budget, 0, [options.model])
+        drop_caches()
+        process = device.start([*command, "--memory", str(budget)], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE)
+        with Sampler([device]):
+            _, log = process.communicate()
+        if process.returncode != 0:
+            raise SystemExit(log)
+        print(f"{times:g} times the smallest budget", flush=True)
+        results.append({"times": times, "memory": budget, **show_memory(device, budget)})
+        device.close()
+    return results
+
+
 def windows_by_rounds(text):
     """5,9,9,9, or per number of rounds: 1:5,9,9,9;2:..."""
     if ":" not in text:
@@ -388,8 +422,12 @@ def main():
     several.add_argument("--port", type=int, default=47110)
     several.add_argument("--logs", type=pathlib.Path, help="a folder to keep what devices say")
     several.add_argument("--prima-options", type=str.split, default=[])
+    peaks = kinds.add_parser("peak")
+    peaks.add_argument("--model", required=True)
+    peaks.add_argument("--times", type=listed(float), default=[1, 1.25, 2])
+    peaks.add_argument("--prompt", type=int, default=40, help="a prompt of so many times four words")
     options = parser.parse_args()
-    results = one(options) if options.kind == "one" else ring(options)
+    results = {"one": one, "ring": ring, "peak": peak}[options.kind](options)
     if options.json:
         options.json.write_text(json.dumps(results, indent=2))
 
