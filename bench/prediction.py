@@ -11,7 +11,8 @@ token that the plan promised beside the one that was measured.
 The devices share this machine's processor. With one sequence they compute in turn, so each has the
 whole processor while it is its turn, and its profile is taken just so: `prima profile` holds a lock, so
 that devices of one computer measure one after the other. Devices are made uneven by --threads. Nothing
-else may run meanwhile.
+else may run meanwhile. What is compared is the second answer: a first one corrects the profiles, as
+wherever Prima is used.
 
 --neighbours N: also runs the chosen plan and its neighbours (rounds halved and doubled, a layer moved, a
 device dropped) N times each, in turns, and prints how each compares, with a 95 % interval.
@@ -120,13 +121,14 @@ class Cluster:
         return os.path.join(self.work, f"device{number}")
 
     def start(self, number, arguments, log):
-        """The program as device `number`."""
-        inside = ["ip", "netns", "exec", f"{self.net}-d{number}"] if len(self.devices) > 1 else []
+        """The program as device `number`. (Not by `ip netns exec`: it hides the control groups, by which
+        a program knows its limits.)"""
+        inside = ["nsenter", f"--net=/run/netns/{self.net}-d{number}"] if len(self.devices) > 1 else []
         groups = [f"{CGROUPS}/{c}/{self.net}-{number}/cgroup.procs" for c in ("memory", "blkio")]
         join = "; ".join(f"echo $$ > {group}" for group in groups)
         environment = dict(os.environ, XDG_RUNTIME_DIR=self.folder(number),
                            XDG_CONFIG_HOME=self.work, XDG_CACHE_HOME=self.folder(number))
-        command = inside + ["bash", "-c", f"{join}; exec \"$@\"", "bash", self.prima] + arguments
+        command = ["bash", "-c", f"{join}; exec \"$@\"", "bash"] + inside + [self.prima] + arguments
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL,
                                    stderr=open(log, "w"), stdin=subprocess.DEVNULL)
         self.processes.append(process)
@@ -145,7 +147,7 @@ class Cluster:
         if os.path.exists(report):
             os.remove(report)
         arguments = ["run", "-m", self.model, "--raw", "-p", prompt, "-n", str(tokens), "--temp",
-                     "0", "--ignore-end", "--json", report, "-c", "1024", "--threads",
+                     "0", "--ignore-eos", "--json", report, "-c", "1024", "--threads",
                      str(self.devices[0][2])]
         if len(self.devices) > 1:
             arguments += ["--port", "47100", "--workers", str(len(self.devices) - 1)]
@@ -168,13 +170,13 @@ class Cluster:
 
     def quietly(self, arguments, output, log):
         """The program as device 0, to its end."""
-        inside = ["ip", "netns", "exec", f"{self.net}-d0"] if len(self.devices) > 1 else []
+        inside = ["nsenter", f"--net=/run/netns/{self.net}-d0"] if len(self.devices) > 1 else []
         groups = [f"{CGROUPS}/{c}/{self.net}-0/cgroup.procs" for c in ("memory", "blkio")]
         join = "; ".join(f"echo $$ > {group}" for group in groups)
         environment = dict(os.environ, XDG_RUNTIME_DIR=self.folder(0), XDG_CONFIG_HOME=self.work,
                            XDG_CACHE_HOME=self.folder(0))
-        done = subprocess.run(inside + ["bash", "-c", f"{join}; exec \"$@\"", "bash", self.prima] +
-                              arguments, env=environment, stdout=open(output, "w"),
+        done = subprocess.run(["bash", "-c", f"{join}; exec \"$@\"", "bash"] + inside +
+                              [self.prima] + arguments, env=environment, stdout=open(output, "w"),
                               stderr=open(log, "w"), stdin=subprocess.DEVNULL, timeout=120)
         if done.returncode != 0:
             raise RuntimeError(open(log).read())
@@ -337,6 +339,7 @@ def main():
         try:
             profiling = cluster.prepare()
             cluster.start_workers()
+            cluster.run(options.tokens, "Once upon a time")  # profiles learn from it
             result = cluster.run(options.tokens, "Once upon a time")
             if result["predicted"] is None:
                 raise RuntimeError("no prediction:\n" + result["log"])

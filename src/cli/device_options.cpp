@@ -140,6 +140,12 @@ Result<std::uint32_t> context_size(std::optional<std::int64_t> asked,
   return static_cast<std::uint32_t>(*asked);
 }
 
+std::uint32_t step_tokens(const compute::ExecutorOptions& executor, std::uint32_t n_ctx,
+                          const model::Hyperparameters& model) {
+  const std::uint32_t most = std::min(kStepTokens, n_ctx);
+  return executor.memory ? compute::step_tokens_within(*executor.memory, model, most) : most;
+}
+
 ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx,
                                const model::ModelFile& model) {
   ring::RingOptions ring;
@@ -157,13 +163,9 @@ ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx
   ring.port = options.port;
   ring.key_file = options.key_file;
   ring.executor.n_ctx = n_ctx;
-  ring.executor.max_tokens = std::min(kStepTokens, n_ctx);
   ring.executor.kv_type = kv_type_of(options);
   static_cast<void>(apply(options.processor, ring.executor));  // check() has seen it succeed
-  if (ring.executor.memory) {
-    ring.executor.max_tokens = compute::step_tokens_within(
-        *ring.executor.memory, model.hyperparameters(), ring.executor.max_tokens);
-  }
+  ring.executor.max_tokens = step_tokens(ring.executor, n_ctx, model.hyperparameters());
   ring.executor.on_computed = learn_from_generation(
       model, {.processor = options.processor, .kv_type = kv_type_of(options)});
   return ring;

@@ -49,6 +49,10 @@ Status check(const DeviceOptions& options);
 Result<std::uint32_t> context_size(std::optional<std::int64_t> asked,
                                    const model::Hyperparameters& model);
 
+// Of a prompt, computed at once: fewer where this device's memory is short.
+std::uint32_t step_tokens(const compute::ExecutorOptions& executor, std::uint32_t n_ctx,
+                          const model::Hyperparameters& model);
+
 // With smaller steps where this device's memory is short; what is computed teaches this device's
 // profile. The model must outlive the ring.
 //

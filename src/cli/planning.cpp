@@ -99,13 +99,18 @@ class Planner {
     request_.prompt_tokens = std::min(request_.prompt_tokens, std::max(1u, n_ctx / 2));
     request_.answer_tokens = std::min(request_.answer_tokens, n_ctx / 2);
     request_.link_formats = {link_format(options_.link_type)};
+    compute::ExecutorOptions executor;
+    static_cast<void>(apply(options_.processor, executor));  // check() has seen it succeed
+    step_tokens_ = prima::cli::step_tokens(executor, n_ctx, model.hyperparameters());
   }
+
+  std::uint32_t step_tokens() const { return step_tokens_; }
 
   Result<std::string> profile() const { return profile_text(/*only_known=*/false); }
 
   Result<ring::RingPlan> plan(const ring::RingOffer& offer) {
     if (options_.plan_file) return plan_from_file(offer);
-    PRIMA_ASSIGN_OR_RETURN(const OfferedCluster offered, cluster_of(offer));
+    PRIMA_ASSIGN_OR_RETURN(const OfferedCluster offered, cluster_of(offer, step_tokens_));
     keep_links(offer);
     PRIMA_ASSIGN_OR_RETURN(plan::Plan plan, plan::make_plan(offered.cluster, shape_, request_));
     PRIMA_ASSIGN_OR_RETURN(plan.left_out, plan::left_out_of(plan, offered.cluster, shape_));
@@ -122,7 +127,7 @@ class Planner {
 
   // Why the plan for another offer is worth more than loading it costs.
   std::optional<std::string> better(const ring::RingOffer& offer) const {
-    const auto offered = cluster_of(offer);
+    const auto offered = cluster_of(offer, step_tokens_);
     if (!offered || !plan_) return std::nullopt;
     const auto again = plan::replan(*plan_, offered->cluster, shape_);
     if (!again || !again->worth_it) return std::nullopt;
@@ -236,12 +241,13 @@ class Planner {
   const ggml_type kv_type_;
   const plan::ModelShape shape_;
   plan::Request request_;
+  std::uint32_t step_tokens_ = 0;
   std::optional<plan::Plan> plan_;  // in force
 };
 
 }  // namespace
 
-Result<OfferedCluster> cluster_of(const ring::RingOffer& offer) {
+Result<OfferedCluster> cluster_of(const ring::RingOffer& offer, std::uint32_t step_tokens) {
   OfferedCluster offered;
   for (std::uint32_t i = 0; i < offer.devices.size(); ++i) {
     const ring::OfferedDevice& device = offer.devices[i];
@@ -257,6 +263,8 @@ Result<OfferedCluster> cluster_of(const ring::RingOffer& offer) {
       continue;
     }
     profile->name = device.name;
+    profile->compute_buffer_bytes =
+        profile->compute_buffer_bytes * step_tokens / profile::kProfiledStepTokens;
     // Two devices may have the same name.
     for (const profile::DeviceProfile& other : offered.cluster.devices) {
       if (other.name == profile->name) profile->name += " (" + std::to_string(i) + ")";
@@ -280,7 +288,7 @@ Result<OfferedCluster> joined_cluster(const model::ModelFile& model, const Devic
   std::optional<OfferedCluster> joined;
   // Having seen the offer, it wants no ring.
   const auto look = [&](const ring::RingOffer& offer) -> Status {
-    PRIMA_ASSIGN_OR_RETURN(joined, cluster_of(offer));
+    PRIMA_ASSIGN_OR_RETURN(joined, cluster_of(offer, planner.step_tokens()));
     planner.keep_links(offer);
     return fail(ErrorCode::cancelled, "Cancelled");
   };

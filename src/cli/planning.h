@@ -22,7 +22,8 @@ struct OfferedCluster {
   std::vector<std::uint32_t> devices;    // by device of the cluster: its index in the offer
   std::vector<plan::LeftOut> unplanned;  // the others, and why
 };
-Result<OfferedCluster> cluster_of(const ring::RingOffer& offer);
+// `step_tokens`: of the largest steps, which compute buffers have to hold.
+Result<OfferedCluster> cluster_of(const ring::RingOffer& offer, std::uint32_t step_tokens);
 
 // The devices that have joined and their links, with nothing run: `n_workers` 0 takes whoever is
 // there. Fails as ring::form_ring.

@@ -16,7 +16,7 @@ namespace prima::profile {
 namespace {
 
 // A time is the least of several, for whatever disturbs makes it longer.
-constexpr int kMostRepetitions = 12;
+constexpr std::size_t kMostRepetitions = 12;
 
 constexpr std::uint32_t kMostTokens = kTimedTokens.back();
 
@@ -135,22 +135,26 @@ class TimedSequence {
   std::uint32_t length_ = 0;
 };
 
-// The least of `run`'s times, repeated within `budget`. The first builds the graph and wakes the
-// threads: it counts only where there is no time for another.
+// The median of `run`'s times, repeated within `budget`: what generation will see, on a machine
+// that wavers too. The first builds the graph and wakes the threads: it counts only where there is
+// no time for another.
 template <typename Run>
-Result<double> least_seconds(Duration budget, const Clock& clock, Run&& run) {
+Result<double> typical_seconds(Duration budget, const Clock& clock, Run&& run) {
   const Instant end = clock.now() + budget;
   PRIMA_ASSIGN_OR_RETURN(const double first, run());
-  double least = first;
-  for (int i = 0; i < kMostRepetitions; ++i) {
-    if (clock.now() + std::chrono::duration_cast<Duration>(std::chrono::duration<double>(least)) >
-        end) {
-      break;
-    }
-    PRIMA_ASSIGN_OR_RETURN(const double taken, run());
-    least = i == 0 ? taken : std::min(least, taken);
+  std::vector<double> times;
+  double expected = first;
+  while (times.size() < kMostRepetitions &&
+         clock.now() +
+                 std::chrono::duration_cast<Duration>(std::chrono::duration<double>(expected)) <=
+             end) {
+    PRIMA_ASSIGN_OR_RETURN(expected, run());
+    times.push_back(expected);
   }
-  return least;
+  if (times.empty()) return first;
+  const auto middle = times.begin() + static_cast<std::ptrdiff_t>((times.size() - 1) / 2);
+  std::nth_element(times.begin(), middle, times.end());
+  return *middle;
 }
 
 // More tokens cannot take less time; where noise says so, the earlier time is the better guess.
@@ -166,8 +170,8 @@ Result<TokenTimes> time_tokens(TimedSequence& sequence, bool one_layer, Duration
   for (std::size_t i = 0; i < kTimedTokens.size(); ++i) {
     const bool one = one_layer || kTimedTokens[i] >= kBoundByArithmetic;
     PRIMA_ASSIGN_OR_RETURN(times.seconds[i],
-                           least_seconds(budget / kTimedTokens.size(), clock,
-                                         [&] { return sequence.add(kTimedTokens[i], one); }));
+                           typical_seconds(budget / kTimedTokens.size(), clock,
+                                           [&] { return sequence.add(kTimedTokens[i], one); }));
   }
   make_monotone(times);
   return times;
@@ -279,7 +283,7 @@ Result<TimedOutput> measure_output_layer(const model::ModelFile& model,
                                     0.25f);
     PRIMA_ASSIGN_OR_RETURN(
         times.seconds[i],
-        least_seconds(limit / (2 * kTimedTokens.size()), clock, [&]() -> Result<double> {
+        typical_seconds(limit / (2 * kTimedTokens.size()), clock, [&]() -> Result<double> {
           const Instant start = clock.now();
           PRIMA_RETURN_IF_ERROR(executor->logits(hidden, logits));
           return seconds(clock.now() - start);

@@ -11,7 +11,7 @@ constexpr std::uint32_t kMostDecoding = 4;
 constexpr std::uint32_t kLeastPrompt = 32;
 
 // Of steps: fewer say little about a device.
-constexpr std::size_t kEnoughDecoding = 32;
+constexpr std::size_t kEnoughDecoding = 12;
 constexpr std::size_t kEnoughPrompts = 3;
 constexpr std::size_t kMostKept = 1024;
 

@@ -24,12 +24,15 @@
 
 namespace prima::profile {
 
+// Compute buffers are measured for steps of so many tokens, and grow with them.
+inline constexpr std::uint32_t kProfiledStepTokens = 512;
+
 struct ProfileRequest {
   std::string device_name;
   std::vector<LayerClass> classes;  // all layers of the model, by class
   bool is_head = true;              // measures the output layer too
   ggml_type kv_type = GGML_TYPE_F16;
-  std::uint32_t max_tokens = 512;               // of a step
+  std::uint32_t max_tokens = kProfiledStepTokens;
   int n_threads = 0;                            // 0: as generation chooses
   std::optional<weights::MemoryBudget> memory;  // absent: what is available
   Bytes gpu_memory_limit = 0;                   // of each GPU; 0: what is free
