@@ -25,9 +25,9 @@ std::size_t link_index(std::size_t n, std::size_t a, std::size_t b) {
 }  // namespace
 
 void apply(const DeviceShare& share, compute::ExecutorOptions& executor) {
-  if (share.memory == kAllInMemory) {
-    executor.memory.reset();
-  } else if (share.memory) {
+  // All in memory: within the device's own budget, from which it gives weights up when other
+  // programs need memory.
+  if (share.memory && share.memory != kAllInMemory) {
     weights::MemoryBudget budget = executor.memory.value_or(weights::MemoryBudget{});
     budget.total = budget.program + *share.memory;
     executor.memory = budget;

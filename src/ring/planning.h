@@ -22,7 +22,8 @@ inline constexpr Bytes kAllInMemory = ~Bytes{0};
 
 // What a plan says of one device's memory. Absent: as that device's own flags say.
 struct DeviceShare {
-  // For weights, KV cache and buffers: what is beyond is streamed. kAllInMemory: nothing is.
+  // For weights, KV cache and buffers: what is beyond is streamed. kAllInMemory: what is beyond the
+  // device's own budget.
   std::optional<Bytes> memory;
   std::optional<Bytes> slot_bytes;  // that streamed weights pass through
   std::vector<compute::GpuPlacement> gpus;
