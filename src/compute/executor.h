@@ -96,6 +96,11 @@ struct ExecutorOptions {
 std::uint32_t step_tokens_within(const weights::MemoryBudget& memory,
                                  const model::Hyperparameters& hyperparameters, std::uint32_t most);
 
+// How much of weights and KV cache is held as other programs hold theirs: in memory that the system
+// cannot take back, in the processor's own layout. Only where nobody set a limit, and only a small
+// part of what is available; more is kept so that the system can.
+Bytes held_with_ease(const weights::MemoryBudget& memory);
+
 struct ExecutorMemory {
   Bytes weights = 0;
   Bytes kv_cache = 0;

@@ -57,6 +57,10 @@ std::uint32_t step_tokens_within(const weights::MemoryBudget& memory,
   return static_cast<std::uint32_t>(std::min<Bytes>(most, std::max<Bytes>(kFewest, fit)));
 }
 
+Bytes held_with_ease(const weights::MemoryBudget& memory) {
+  return memory.was_asked ? 0 : memory.for_layers() / 2;
+}
+
 GgmlExecutor::GgmlExecutor(const model::ModelFile& model, const ExecutorOptions& options)
     : model_(model),
       options_(options),
@@ -171,18 +175,14 @@ Status GgmlExecutor::add_cpu(const LoadProgress& progress) {
   return add(options, std::move(weights));
 }
 
-// Whether weights can be held as other programs hold theirs: in memory that the system cannot take
-// back, in the processor's own layout. Only where nobody set a limit and it is a small part of what
-// is available; else they are kept so that the system can.
 bool GgmlExecutor::fits_with_ease(const LayerDeviceOptions& options) const {
-  if (options_.memory->was_asked) return false;
   const model::Hyperparameters& hp = model_.hyperparameters();
   Bytes needed = options.output_layer ? output_layer_bytes() : 0;
   for (const int layer : layers_of(options.layers)) {
     needed += model_.layer_bytes(layer) +
               2 * Bytes{options.n_ctx} * ggml_row_size(options.kv_type, hp.n_embd_kv());
   }
-  return needed <= options_.memory->for_layers() / 2;
+  return needed <= held_with_ease(*options_.memory);
 }
 
 // What the program, the KV cache and the compute buffers leave of the memory is for weights.

@@ -93,6 +93,9 @@ class NudgedEmbedding final : public Executor {
   Status logits(std::span<const float> hidden, std::vector<float>& logits) override {
     return executor_.logits(hidden, logits);
   }
+  Status embeddings(std::span<const float> hidden, std::vector<float>& embeddings) override {
+    return executor_.embeddings(hidden, embeddings);
+  }
   void clear() override { executor_.clear(); }
   void rest() override { executor_.rest(); }
   ExecutorMemory memory() const override { return executor_.memory(); }

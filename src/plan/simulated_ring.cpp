@@ -33,8 +33,10 @@ SimulatedDevice simulated_device(const Problem& problem, const DeviceLayout& lay
   simulated.disk_bytes_per_second = problem.cluster.devices[device].disk_read_bytes_per_second;
   simulated.slot_bytes = layout.slot_bytes;
 
-  const std::vector<double>& seconds =
-      layout.slot_bytes > 0 ? mine.cpu_budgeted_seconds : mine.cpu_seconds;
+  const bool is_budgeted =
+      layout.slot_bytes > 0 || layout.resident_bytes + layout.kv_bytes >
+                                   problem.cluster.devices[device].unbudgeted_up_to_bytes;
+  const std::vector<double>& seconds = is_budgeted ? mine.cpu_budgeted_seconds : mine.cpu_seconds;
 
   // A layer's time is spread over its pieces by the bytes that are read from memory. Stages are
   // read whole, whichever experts are used.

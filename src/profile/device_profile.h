@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -64,6 +65,9 @@ struct DeviceProfile {
   // The same within a memory budget, where weights stay in the file's layout so that they can be
   // mapped and streamed: slower kernels. Empty, and all zero: as without a budget.
   std::vector<LayerTimes> cpu_budgeted_layers;
+  // So much of weights and KV cache is held as without a budget; more of it so that the system can
+  // take it back, with the slower kernels.
+  Bytes unbudgeted_up_to_bytes = std::numeric_limits<Bytes>::max();
   TokenTimes cpu_budgeted_output_seconds;
   std::vector<GpuProfile> gpus;
 };

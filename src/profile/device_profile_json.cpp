@@ -7,7 +7,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 constexpr const char* kRemedy = "Measure anew with prima profile --fresh";
 
 Json times_json(const LayerTimes& times) {
@@ -73,6 +73,7 @@ DeviceProfile device_from(const Json& json) {
   profile.cpu_layers = layers_from(json.at("cpu_layers"));
   profile.cpu_output_seconds = token_times_from(json.at("cpu_output_seconds"));
   profile.cpu_budgeted_layers = layers_from(json.at("cpu_budgeted_layers"));
+  profile.unbudgeted_up_to_bytes = json.at("unbudgeted_up_to_bytes").get<Bytes>();
   profile.cpu_budgeted_output_seconds = token_times_from(json.at("cpu_budgeted_output_seconds"));
   for (const Json& gpu : json.at("gpus")) profile.gpus.push_back(gpu_from(gpu));
   return profile;
@@ -94,6 +95,7 @@ std::string to_json(const DeviceProfile& profile) {
                      {"cpu_layers", layers_json(profile.cpu_layers)},
                      {"cpu_output_seconds", profile.cpu_output_seconds.seconds},
                      {"cpu_budgeted_layers", layers_json(profile.cpu_budgeted_layers)},
+                     {"unbudgeted_up_to_bytes", profile.unbudgeted_up_to_bytes},
                      {"cpu_budgeted_output_seconds", profile.cpu_budgeted_output_seconds.seconds},
                      {"gpus", gpus}};
   // Names of devices may be no UTF-8.

@@ -247,9 +247,11 @@ class Measuring {
 };
 
 // What changes from moment to moment.
-void fill_memory(DeviceProfile& profile, const ProfileRequest& request, Bytes for_layers) {
+void fill_memory(DeviceProfile& profile, const ProfileRequest& request,
+                 const weights::MemoryBudget& budget) {
   profile.name = request.device_name;
-  profile.memory_available_bytes = for_layers;
+  profile.memory_available_bytes = budget.for_layers();
+  profile.unbudgeted_up_to_bytes = compute::held_with_ease(budget);
   profile.memory_reserve_bytes = 0;  // the budget has left it out
   for (const compute::GpuInfo& info : compute::list_gpus()) {
     for (GpuProfile& gpu : profile.gpus) {
@@ -281,7 +283,7 @@ Result<ProfileResult> profile_device(const model::ModelFile& model, const Profil
     auto known = find_in(cache, model, request);
     if (!known) return false;
     result.profile = std::move(known->profile);
-    fill_memory(result.profile, request, budget.for_layers());
+    fill_memory(result.profile, request, budget);
     return true;
   };
   if (find_known()) return result;
@@ -294,7 +296,7 @@ Result<ProfileResult> profile_device(const model::ModelFile& model, const Profil
   PRIMA_ASSIGN_OR_RETURN(result.profile,
                          Measuring(model, request, budget.for_layers(), progress, clock).run());
   result.measured = true;
-  fill_memory(result.profile, request, budget.for_layers());
+  fill_memory(result.profile, request, budget);
   if (const Status stored = cache.store(key_of(model, request, request.is_head), result.profile);
       !stored) {
     log::warn("The profile is not kept: {}", stored.error().message());

@@ -26,6 +26,7 @@ DeviceProfile some_profile() {
   profile.memory_available_bytes = 5 * kGiB + 1;
   profile.disk_read_bytes_per_second = 1.9e9;
   profile.compute_buffer_bytes = 77;
+  profile.unbudgeted_up_to_bytes = 88;
   profile.cpu_layers = {layer, layer};
   profile.cpu_output_seconds = layer.short_context_seconds;
   profile.cpu_budgeted_layers = {layer, layer};

@@ -1,5 +1,5 @@
-// Profiles as other devices send them: any text is read or refused, and what was read is written and
-// read again the same.
+// Profiles as other devices send them: any text is read or refused, and what was read is written
+// and read again the same.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
