@@ -162,9 +162,7 @@ class NeighbourTest : public testing::Test {
   std::optional<MemoryGroup> group_;
 };
 
-// Set aside: it passed until runs were planned. A plan that holds all in memory drops the budget
-// (ring/plan_ring.cpp, apply()), so weights are not given up any more.
-TEST_F(NeighbourTest, DISABLED_GetsTheMemoryItNeedsAndGivesItBack) {
+TEST_F(NeighbourTest, GetsTheMemoryItNeedsAndGivesItBack) {
   constexpr int kTokens = 1200;
   const std::string report_alone = folder_.file("alone.json");
   ASSERT_TRUE(group_->enter());
