@@ -166,8 +166,9 @@ ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx
   ring.executor.kv_type = kv_type_of(options);
   static_cast<void>(apply(options.processor, ring.executor));  // check() has seen it succeed
   ring.executor.max_tokens = step_tokens(ring.executor, n_ctx, model.hyperparameters());
-  ring.executor.on_computed = learn_from_generation(
-      model, {.processor = options.processor, .kv_type = kv_type_of(options)});
+  ring.make_observer = [&model, executor = ring.executor] {
+    return learn_from_generation(model, {.executor = executor, .kv_type = executor.kv_type});
+  };
   return ring;
 }
 

@@ -22,10 +22,8 @@ profile::ProfileCache profile_cache() {
 
 namespace {
 
-Result<profile::ProfileRequest> request_for(const model::ModelFile& model,
-                                            const ProfileOptions& options) {
-  compute::ExecutorOptions executor;
-  PRIMA_RETURN_IF_ERROR(apply(options.processor, executor));
+profile::ProfileRequest request_for(const model::ModelFile& model, const ProfileOptions& options) {
+  const compute::ExecutorOptions& executor = options.executor;
   profile::ProfileRequest request;
   request.device_name = options.device_name.empty() ? ring::host_name() : options.device_name;
   request.classes = plan::layers_by_class(planned_shape(model, options.kv_type));
@@ -44,16 +42,14 @@ Result<profile::ProfileRequest> request_for(const model::ModelFile& model,
 
 std::function<void(const compute::ComputedLayers&)> learn_from_generation(
     const model::ModelFile& model, const ProfileOptions& options) {
-  const auto request = request_for(model, options);
-  if (!request) return {};
-  return profile::learn_from_generation(model, *request, profile_cache());
+  return profile::learn_from_generation(model, request_for(model, options), profile_cache());
 }
 
 Result<profile::ProfileResult> profile_this_device(const model::ModelFile& model,
                                                    const ProfileOptions& options,
                                                    const std::function<bool()>& go_on) {
   const SystemClock clock;
-  PRIMA_ASSIGN_OR_RETURN(const profile::ProfileRequest request, request_for(model, options));
+  const profile::ProfileRequest request = request_for(model, options);
   ProgressLine line;
   return profile::profile_device(
       model, request, profile_cache(),

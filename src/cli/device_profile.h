@@ -5,7 +5,6 @@
 #include <string>
 
 #include "base/result.h"
-#include "cli/processor_options.h"
 #include "compute/executor.h"
 #include "model/model_file.h"
 #include "plan/model_shape.h"
@@ -14,7 +13,8 @@
 namespace prima::cli {
 
 struct ProfileOptions {
-  ProcessorOptions processor;
+  // What of this device may be used: its threads, memory, GPUs' memory and way of streaming count.
+  compute::ExecutorOptions executor;
   std::string device_name{};  // empty: the host's name
   ggml_type kv_type = GGML_TYPE_F16;
   bool is_head = true;
@@ -30,7 +30,8 @@ Result<profile::ProfileResult> profile_this_device(const model::ModelFile& model
                                                    const ProfileOptions& options,
                                                    const std::function<bool()>& go_on = {});
 
-// To be called with all that this device computes: profile/learn_from_generation.h.
+// To be called with all that this device computes: profile::learn_from_generation. To be asked for
+// when the profile is there, as a device's executor is made.
 std::function<void(const compute::ComputedLayers&)> learn_from_generation(
     const model::ModelFile& model, const ProfileOptions& options);
 

@@ -225,7 +225,7 @@ Result<int> join(const JoinOptions& options) {
         executor.repack = assignment.repack;
         PRIMA_RETURN_IF_ERROR(apply(options.processor, executor));
         executor.show_store = show_store_progress;
-        executor.on_computed = learn_from_generation(*model, {.processor = options.processor,
+        executor.on_computed = learn_from_generation(*model, {.executor = executor,
                                                               .device_name = options.name,
                                                               .kv_type = assignment.kv_type,
                                                               .is_head = false});
@@ -236,13 +236,14 @@ Result<int> join(const JoinOptions& options) {
                      const std::function<bool()>& go_on) -> Result<std::string> {
         PRIMA_ASSIGN_OR_RETURN(const auto measured,
                                library.find(request.model_identity, request.model_name));
-        PRIMA_ASSIGN_OR_RETURN(const auto result,
-                               profile_this_device(*measured,
-                                                   {.processor = options.processor,
-                                                    .device_name = options.name,
-                                                    .kv_type = request.kv_type,
-                                                    .is_head = false},
-                                                   go_on));
+        compute::ExecutorOptions executor;
+        PRIMA_RETURN_IF_ERROR(apply(options.processor, executor));
+        PRIMA_ASSIGN_OR_RETURN(const auto result, profile_this_device(*measured,
+                                                                      {.executor = executor,
+                                                                       .device_name = options.name,
+                                                                       .kv_type = request.kv_type,
+                                                                       .is_head = false},
+                                                                      go_on));
         return profile::to_json(result.profile);
       },
       .on_status = [&](const ring::WorkerStatus& status) { line.show(status); }};

@@ -99,9 +99,8 @@ class Planner {
     request_.prompt_tokens = std::min(request_.prompt_tokens, std::max(1u, n_ctx / 2));
     request_.answer_tokens = std::min(request_.answer_tokens, n_ctx / 2);
     request_.link_formats = {link_format(options_.link_type)};
-    compute::ExecutorOptions executor;
-    static_cast<void>(apply(options_.processor, executor));  // check() has seen it succeed
-    step_tokens_ = prima::cli::step_tokens(executor, n_ctx, model.hyperparameters());
+    static_cast<void>(apply(options_.processor, executor_));  // check() has seen it succeed
+    step_tokens_ = prima::cli::step_tokens(executor_, n_ctx, model.hyperparameters());
   }
 
   std::uint32_t step_tokens() const { return step_tokens_; }
@@ -175,21 +174,19 @@ class Planner {
 
  private:
   Result<std::string> profile_text(bool only_known) const {
-    PRIMA_ASSIGN_OR_RETURN(const auto result,
-                           profile_this_device(model_, {.processor = options_.processor,
-                                                        .kv_type = kv_type_,
-                                                        .only_known = only_known}));
+    PRIMA_ASSIGN_OR_RETURN(
+        const auto result,
+        profile_this_device(
+            model_, {.executor = executor_, .kv_type = kv_type_, .only_known = only_known}));
     return profile::to_json(result.profile);
   }
 
   // Whether this device alone can hold everything.
   bool fits() const {
-    compute::ExecutorOptions executor;
-    if (!apply(options_.processor, executor)) return true;  // check() has seen it succeed
-    if (!executor.memory) return true;                      // a system that does not say
+    if (!executor_.memory) return true;  // a system that does not say
     return plan::weight_bytes(shape_) + plan::kv_bytes(shape_, request_.n_ctx) +
                shape_.buffer_bytes <=
-           executor.memory->for_layers();
+           executor_.memory->for_layers();
   }
 
   Result<ring::RingPlan> plan_from_file(const ring::RingOffer& offer) const {
@@ -241,6 +238,7 @@ class Planner {
   const ggml_type kv_type_;
   const plan::ModelShape shape_;
   plan::Request request_;
+  compute::ExecutorOptions executor_;  // this device's memory as it is now
   std::uint32_t step_tokens_ = 0;
   std::optional<plan::Plan> plan_;  // in force
 };

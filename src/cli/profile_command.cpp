@@ -8,6 +8,7 @@
 
 #include "cli/device_profile.h"
 #include "cli/exit_code.h"
+#include "cli/processor_options.h"
 #include "profile/device_profile_json.h"
 
 namespace prima::cli {
@@ -82,10 +83,11 @@ void print_table(const profile::DeviceProfile& profile, const plan::ModelShape& 
 Status run(const ProfileCommandOptions& options) {
   PRIMA_ASSIGN_OR_RETURN(const auto model, model::ModelFile::open(options.model));
   const ggml_type kv_type = options.kv_type == "q8_0" ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
-  PRIMA_ASSIGN_OR_RETURN(
-      const auto result,
-      profile_this_device(
-          model, {.processor = options.processor, .kv_type = kv_type, .fresh = options.fresh}));
+  compute::ExecutorOptions executor;
+  PRIMA_RETURN_IF_ERROR(apply(options.processor, executor));
+  PRIMA_ASSIGN_OR_RETURN(const auto result, profile_this_device(model, {.executor = executor,
+                                                                        .kv_type = kv_type,
+                                                                        .fresh = options.fresh}));
   if (options.json) {
     std::fputs(profile::to_json(result.profile).c_str(), stdout);
   } else {

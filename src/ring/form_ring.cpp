@@ -51,6 +51,7 @@ Result<std::unique_ptr<Ring>> form_local(const model::ModelFile& model,
   compute::ExecutorOptions executor_options = options.executor;
   executor_options.windows = {{0, n_layer}};
   executor_options.is_head = true;
+  if (options.make_observer) executor_options.on_computed = options.make_observer();
   const auto show = [&](Bytes done, Bytes total) {
     if (!options.progress) return true;
     return options.progress({.stage = FormationProgress::Stage::loading,

@@ -1,6 +1,8 @@
 // A planner between gathering and loading, under simulated time.
 #include <gtest/gtest.h>
 
+#include "model/synth.h"
+#include "model/testing/temporary_folder.h"
 #include "ring/link_probe.h"
 #include "ring/test_driver.h"
 #include "ring/test_ring.h"
@@ -107,6 +109,64 @@ TEST(PlannedRing, AsksAllDevicesAndRunsWhatThePlannerSays) {
     RingDriver driver(**ring, world.clock());
     EXPECT_TRUE(driver.generate({{.prompt = {1, 2, 3}, .n_decode = 4}}));
   });
+}
+
+// Its profile is there by then: also a device's first run with a model can learn.
+TEST(PlannedRing, AsksForWhoObservesOnceThePlanIsMade) {
+  Planned planned;
+  std::vector<std::string> events;
+  planned.planning.plan = [&, plan = planned.planning.plan](const RingOffer& given) {
+    events.emplace_back("plan");
+    return plan(given);
+  };
+  planned.options.ring.make_observer =
+      [&]() -> std::function<void(const compute::ComputedLayers&)> {
+    events.emplace_back("observer");
+    return {};
+  };
+  SimulatedWorld world;
+  world.run([&] {
+    SimulatedWorkers workers(world, planned.options);
+    const auto ring = workers.form(planned.options.ring, planned.planning);
+    ASSERT_TRUE(ring) << ring.error().message();
+    EXPECT_EQ(events, (std::vector<std::string>{"plan", "observer"}));
+  });
+}
+
+TEST(PlannedRing, IsObservedAlsoOnADeviceAlone) {
+  const model::TemporaryFolder folder;
+  const auto path = folder.path() / "model.gguf";
+  ASSERT_TRUE(model::synthesize(model::SynthOptions{}, path));
+  const auto model = model::ModelFile::open(path).value();
+  bool planned = false;
+  std::uint32_t observed = 0;
+  RingOptions options;
+  options.executor.n_ctx = 64;
+  options.gather_time = {};
+  options.make_planning = [&](const model::ModelFile&) {
+    RingPlanning planning;
+    planning.alone = [&]() -> Result<DeviceShare> {
+      planned = true;
+      return DeviceShare{};
+    };
+    return planning;
+  };
+  options.make_observer = [&] {
+    EXPECT_TRUE(planned);
+    return [&](const compute::ComputedLayers& computed) { observed += computed.layers.size(); };
+  };
+  const auto ring = form_ring(model, options);
+  ASSERT_TRUE(ring) << ring.error().message();
+  const compute::Step step{.id = 1,
+                           .kv_operations = {},
+                           .sequences = {0},
+                           .positions = {0},
+                           .cells = {0},
+                           .n_kv = 1,
+                           .outputs = {0}};
+  const std::vector<std::int32_t> tokens{1};
+  ASSERT_TRUE((*ring)->submit(step, tokens, Instant::max()));
+  EXPECT_EQ(observed, model.hyperparameters().n_layer);
 }
 
 TEST(PlannedRing, TakesWhoeverIsThere) {

@@ -192,6 +192,7 @@ Status RemoteRing::load(const ExecutorFactory& make_executor) {
   executor.is_head = true;
   executor.max_tokens = shape_.max_tokens;
   apply(shares_[kHead], executor);
+  if (options_.make_observer) executor.on_computed = options_.make_observer();
   Status stopped;
   auto made = make_executor(executor, [&](Bytes done, Bytes total) {
     own_loaded_ = done;

@@ -131,9 +131,11 @@ struct RingOptions {
   std::uint32_t max_steps_in_flight = 0;  // 0: two per device
   std::uint32_t micro_batch = 0;          // tokens that travel at once; 0: what suits the ring
   compute::ExecutorOptions executor;      // `windows` and `is_head` are filled in by the ring
-  std::string device_name;                // empty: the host's name
-  std::filesystem::path key_file;         // empty: the user's own
-  std::uint16_t port = 0;                 // workers join here; 0: any free one
+  // Asked for once the plan is made, when this device loads: ExecutorOptions::on_computed.
+  std::function<std::function<void(const compute::ComputedLayers&)>()> make_observer{};
+  std::string device_name;         // empty: the host's name
+  std::filesystem::path key_file;  // empty: the user's own
+  std::uint16_t port = 0;          // workers join here; 0: any free one
   // With a planner and no n_workers: as long after the last one joined, no more are waited for. 0:
   // none are.
   Duration gather_time = std::chrono::milliseconds(700);
