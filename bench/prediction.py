@@ -3,6 +3,8 @@
 
     sudo bench/prediction.py --prima build/release/prima --model model.gguf [--only 3,4] [--neighbours 10]
 
+Model: 1.5 GB or more, so that what a program takes besides is small against a device's share of it.
+
 Emulates home clusters on this machine: each device is a process in a network namespace of its own,
 with its memory and its disk limited by cgroups (v1), its link by tc's tbf. For each configuration it
 starts `prima join` on the workers and `prima run` without a plan on the head, and prints the time per
@@ -14,8 +16,13 @@ that devices of one computer measure one after the other. Devices are made uneve
 else may run meanwhile. What is compared is the second answer: a first one corrects the profiles, as
 wherever Prima is used.
 
---neighbours N: also runs the chosen plan and its neighbours (rounds halved and doubled, a layer moved, a
-device dropped) N times each, in turns, and prints how each compares, with a 95 % interval.
+A configuration is void, and says so, where it is not what it is called: weights are read from disk
+although it is called to fit, or none are although not; a device took a larger budget than its control
+group allows; or a process was killed for memory.
+
+--neighbours N: also runs the chosen plan and its neighbours (rounds halved and doubled, a layer moved to
+the next device, a device dropped), N pairs each in the order ABBA, and prints how each compares, with a
+95 % interval.
 """
 
 import argparse
@@ -31,27 +38,34 @@ import tempfile
 import time
 
 
-# Memory is in shares of the model's weights, so that any model will do.
+# Memory for weights, as shares of the model's, so that any model will do.
 CONFIGURATIONS = [
-    # name, link (Mbit/s), devices: (memory as a share of the weights or None, disk MB/s, threads)
-    ("one device, fits", 0, [(None, 0, 2)]),
-    ("one device, half fits, fast disk", 0, [(0.5, 1000, 2)]),
-    ("one device, half fits, slow disk", 0, [(0.5, 200, 2)]),
-    ("one slow device, three quarters fit", 0, [(0.75, 300, 1)]),
-    ("two devices, fit together", 300, [(0.7, 300, 2), (0.7, 300, 2)]),
-    ("two devices, do not fit, even", 300, [(0.45, 300, 2), (0.45, 300, 2)]),
-    ("two devices, one slow", 300, [(0.7, 300, 2), (0.8, 300, 1)]),
-    ("two devices, one slow disk", 300, [(0.45, 150, 2), (0.45, 800, 2)]),
-    ("three devices, fit together", 300, [(0.5, 300, 2), (0.5, 300, 2), (0.5, 300, 1)]),
-    ("three devices, do not fit", 300, [(0.32, 300, 2), (0.32, 300, 2), (0.32, 300, 2)]),
-    ("four devices, fit together", 100, [(0.4, 300, 2)] * 4),
-    ("four devices, do not fit, uneven", 100,
-     [(0.3, 400, 2), (0.25, 200, 2), (0.2, 400, 2), (0.25, 300, 1)]),
+    # name, whether all fits, link (Mbit/s), devices: (share or None, disk MB/s, threads)
+    ("one device, fits", True, 0, [(None, 0, 2)]),
+    ("one device, half fits, fast disk", False, 0, [(0.5, 1000, 2)]),
+    ("one device, half fits, slow disk", False, 0, [(0.5, 200, 2)]),
+    ("one slow device, three quarters fit", False, 0, [(0.75, 300, 1)]),
+    ("two devices, fit together", True, 300, [(0.7, 300, 2), (0.7, 300, 2)]),
+    ("two devices, do not fit, even", False, 300, [(0.4, 300, 2), (0.4, 300, 2)]),
+    ("two devices, one slow", True, 300, [(0.7, 300, 2), (0.8, 300, 1)]),
+    ("two devices, one slow disk", False, 300, [(0.4, 150, 2), (0.4, 800, 2)]),
+    ("three devices, fit together", True, 300, [(0.5, 300, 2), (0.5, 300, 2), (0.5, 300, 1)]),
+    ("three devices, do not fit", False, 300, [(0.27, 300, 2), (0.27, 300, 2), (0.27, 300, 2)]),
+    ("four devices, fit together", True, 100, [(0.4, 300, 2)] * 4),
+    ("four devices, do not fit, uneven", False, 100,
+     [(0.25, 400, 2), (0.2, 200, 2), (0.15, 400, 2), (0.2, 300, 1)]),
 ]
 
 CGROUPS = "/sys/fs/cgroup"
-# What a program, its buffers and the reserve take of a device's memory besides the model.
-BESIDES = 300 << 20
+# The program, compute buffers and KV cache; and the part of a device's memory that is left to others
+# (weights::default_reserve: 10 %, between 64 MiB and 2 GiB).
+BESIDES = 130 << 20
+
+
+def device_memory(weights):
+    """A device's memory, so that it can hold so many bytes of weights."""
+    used = weights + BESIDES
+    return int(used + min(max(used / 9, 64 << 20), 2 << 30))
 
 
 def write(path, text):
@@ -164,9 +178,28 @@ class Cluster:
         if status != 0:
             raise RuntimeError(f"exit status {status}:\n{text}")
         expected = re.search(r"expected: ([0-9.]+) ms per token", text)
+        measured = json.load(open(report))
         return {"predicted": float(expected.group(1)) / 1e3 if expected else None,
-                "measured": json.load(open(report))["tpot_ms"] / 1e3,
+                "measured": measured["tpot_ms"] / 1e3, "devices": measured["devices"],
                 "seconds": time.time() - started, "log": text}
+
+    def faults(self, result, fits):
+        """What makes a run another than its configuration is called."""
+        faults = []
+        streamed = sum(device["memory"]["streamed_per_token"] for device in result["devices"])
+        if bool(streamed) == fits:
+            faults.append(f"{streamed / 1e6:.0f} MB are read from disk per token")
+        for device in result["devices"]:
+            # The head is called as the host is; workers by their numbers.
+            match = re.fullmatch(r"device([0-9]+)", device["name"])
+            memory = self.devices[int(match.group(1)) if match else 0][0]
+            if memory and device["memory"]["budget"] > memory:
+                faults.append(f"{device['name']} takes {device['memory']['budget']} of {memory} bytes")
+        for number in range(len(self.devices)):
+            with open(f"{CGROUPS}/memory/{self.net}-{number}/memory.oom_control") as file:
+                if not re.search(r"^oom_kill 0$", file.read(), re.M):
+                    faults.append(f"device {number} was killed for memory")
+        return faults
 
     def quietly(self, arguments, output, log):
         """The program as device 0, to its end."""
@@ -255,6 +288,7 @@ def re_dealt(plan, counts, rounds):
 
 
 def neighbours_of(plan):
+    """By what differs."""
     windows = windows_of(plan)
     rounds = len(windows)
     counts = [sum(column) for column in zip(*windows)]
@@ -263,14 +297,15 @@ def neighbours_of(plan):
         result["rounds halved"] = re_dealt(plan, counts, rounds // 2)
     if len(counts) > 1 and 2 * rounds <= max(counts):
         result["rounds doubled"] = re_dealt(plan, counts, 2 * rounds)
-    for giver in range(len(counts)):
-        for taker in range(len(counts)):
-            if giver == taker or counts[giver] == 0:
-                continue
-            moved = list(counts)
-            moved[giver] -= 1
-            moved[taker] += 1
-            result[f"a layer from device {giver} to {taker}"] = re_dealt(plan, moved, rounds)
+    for giver in range(len(counts) if len(counts) > 1 else 0):
+        taker = (giver + 1) % len(counts)
+        if counts[giver] == 0:
+            continue
+        moved = list(counts)
+        moved[giver] -= 1
+        moved[taker] += 1
+        result[f"a layer from {plan['devices'][giver]['name']} to {plan['devices'][taker]['name']}"] = (
+            re_dealt(plan, moved, rounds))
     for dropped in range(1, len(counts)):
         rest = [i for i in range(len(counts)) if i != dropped and counts[i] > 0]
         if counts[dropped] == 0 or not rest:
@@ -279,7 +314,7 @@ def neighbours_of(plan):
         for n in range(counts[dropped]):
             moved[rest[n % len(rest)]] += 1
         moved[dropped] = 0
-        result[f"without device {dropped}"] = re_dealt(plan, moved, rounds)
+        result[f"without {plan['devices'][dropped]['name']}"] = re_dealt(plan, moved, rounds)
     return result
 
 
@@ -287,14 +322,26 @@ def neighbours_of(plan):
 T = [0, 12.7, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13]
 
 
+def interval(logs):
+    """The geometric mean of ratios given as logarithms, and between what it lies with 95 %."""
+    mean = sum(logs) / len(logs)
+    if len(logs) < 2:
+        return math.exp(mean), 0, math.inf
+    deviation = math.sqrt(sum((x - mean)**2 for x in logs) / (len(logs) - 1))
+    half = T[min(len(logs) - 1, len(T) - 1)] * deviation / math.sqrt(len(logs))
+    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
+
+
 def compare(cluster, work, pairs, tokens, prompt):
+    """Runs the plan and each neighbour in pairs; how many neighbours are more than 5 % faster for sure."""
+    faster = 0
     path = os.path.join(work, "plan.json")
     cluster.plan(path)
     plan = json.load(open(path))
     for name, neighbour in neighbours_of(plan).items():
         other = os.path.join(work, "neighbour.json")
         json.dump(neighbour, open(other, "w"))
-        logs = []
+        logs, totals = [], {path: 0, other: 0}
         for pair in range(pairs):
             order = [path, other] if pair % 2 == 0 else [other, path]
             try:
@@ -303,14 +350,16 @@ def compare(cluster, work, pairs, tokens, prompt):
                 print(f"    {name}: can't run: {str(error).strip().splitlines()[-1]}", flush=True)
                 break
             logs.append(math.log(times[other] / times[path]))
-        if len(logs) < 2:
+            for each in order:
+                totals[each] += times[each]
+        if not logs:
             continue
-        mean = sum(logs) / len(logs)
-        deviation = math.sqrt(sum((x - mean)**2 for x in logs) / (len(logs) - 1))
-        half = T[min(len(logs) - 1, len(T) - 1)] * deviation / math.sqrt(len(logs))
-        print(f"    {name}: takes {math.exp(mean):.3f} of the plan's time "
-              f"[{math.exp(mean - half):.3f}, {math.exp(mean + half):.3f}], {len(logs)} pairs",
-              flush=True)
+        mean, low, high = interval(logs)
+        faster += high < 0.95
+        print(f"    {name}: takes {mean:.3f} of the plan's time [{low:.3f}, {high:.3f}], "
+              f"{1e3 * totals[other] / len(logs):.0f} ms and {1e3 * totals[path] / len(logs):.0f} ms, "
+              f"{len(logs)} pairs", flush=True)
+    return faster
 
 
 def main():
@@ -327,16 +376,18 @@ def main():
     chosen = [int(n) for n in options.only.split(",")] if options.only else range(
         1, len(CONFIGURATIONS) + 1)
     weights = os.path.getsize(model)
-    misses = 0
+    misses = voids = faster = 0
     print(f"{'configuration':<42}{'predicted':>11}{'measured':>11}{'error':>8}", flush=True)
     for number in chosen:
-        name, mbit, devices = CONFIGURATIONS[number - 1]
-        sized = [(int(share * weights) + BESIDES if share else 0, disk, threads)
+        name, fits, mbit, devices = CONFIGURATIONS[number - 1]
+        sized = [(device_memory(share * weights) if share else 0, disk, threads)
                  for share, disk, threads in devices]
         work = os.path.join(options.keep, str(number)) if options.keep else tempfile.mkdtemp()
         os.makedirs(work, mode=0o700, exist_ok=True)
         cluster = Cluster(prima, model, work, name, sized, mbit)
         try:
+            # Pages of the model that earlier devices brought in would count as theirs.
+            write("/proc/sys/vm/drop_caches", 1)
             profiling = cluster.prepare()
             cluster.start_workers()
             cluster.run(options.tokens, "Once upon a time")  # profiles learn from it
@@ -344,16 +395,21 @@ def main():
             if result["predicted"] is None:
                 raise RuntimeError("no prediction:\n" + result["log"])
             error = result["predicted"] / result["measured"] - 1
+            faults = cluster.faults(result, fits)
+            voids += bool(faults)
             misses += abs(error) > 0.15
             print(f"{number:>2} {name:<39}{1e3 * result['predicted']:>8.0f} ms"
                   f"{1e3 * result['measured']:>8.0f} ms{100 * error:>+7.1f}%", flush=True)
             for line in result["log"].splitlines():
                 if line.startswith(("Plan:", "Without")):
                     print("    " + line, flush=True)
+            for fault in faults:
+                print(f"    void: {fault}", flush=True)
             print(f"    head's profile {profiling:.1f} s; in all {result['seconds']:.1f} s",
                   flush=True)
             if options.neighbours:
-                compare(cluster, work, options.neighbours, options.tokens, "Once upon a time")
+                faster += compare(cluster, work, options.neighbours, options.tokens,
+                                  "Once upon a time")
         except RuntimeError as error:
             misses += 1
             print(f"{number:>2} {name:<39} failed: {error}", flush=True)
@@ -361,8 +417,9 @@ def main():
             cluster.close()
             if not options.keep:
                 shutil.rmtree(work, ignore_errors=True)
-    print(f"{misses} of {len(list(chosen))} off by more than 15 %")
-    return 1 if misses else 0
+    print(f"{misses} of {len(list(chosen))} off by more than 15 %, {voids} void"
+          + (f"; {faster} neighbours more than 5 % faster" if options.neighbours else ""))
+    return 1 if misses or voids or faster else 0
 
 
 if __name__ == "__main__":
