@@ -54,7 +54,7 @@ function(prima_test name)
   if(NOT PRIMA_TESTS)
     return()
   endif()
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "SOURCES;LINK;LABELS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "SOURCES;LINK")
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE ${arg_LINK} prima_options GTest::gtest GTest::gmock
                                         GTest::gtest_main)
@@ -64,8 +64,13 @@ function(prima_test name)
   if(CMAKE_CROSSCOMPILING) # An emulator's pace.
     math(EXPR arg_TIMEOUT "${arg_TIMEOUT} * 6")
   endif()
+  # Beside the code: of a unit; under tests/: of whole programs, which are too much for an emulator.
+  set(label unit)
+  if(CMAKE_CURRENT_SOURCE_DIR MATCHES "^${CMAKE_SOURCE_DIR}/tests/")
+    set(label program)
+  endif()
   add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}")
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS ${label})
 endfunction()
 
 function(prima_fuzzer name)
