@@ -1,7 +1,9 @@
 #include "cli/processor_options.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
+#include <optional>
 
 #include <CLI/CLI.hpp>
 
@@ -22,6 +24,17 @@ Result<Bytes> size_of(const char* flag, const std::string& text) {
                 bytes.error().remedy);
   }
   return bytes;
+}
+
+// ExecutorOptions::offload_from_tokens.
+Result<std::optional<std::uint32_t>> offload_from_tokens(const std::string& text) {
+  if (text == "auto") return 0;
+  if (text == "off") return std::nullopt;
+  std::uint32_t tokens = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), tokens);
+  if (error == std::errc() && end == text.data() + text.size() && tokens > 0) return tokens;
+  return fail(ErrorCode::invalid_argument, "--gpu-prompts: '" + text + "' is no number of tokens",
+              "Give one of 1 and more, auto or off");
 }
 
 void add_store_options(CLI::App& command, ProcessorOptions& options) {
@@ -51,7 +64,14 @@ void add_processor_options(CLI::App& command, ProcessorOptions& options) {
   gpu_layers->check(CLI::Range(0u, kMaxGpuLayers));
   auto* gpu_memory = command.add_option("--gpu-memory", options.gpu_memory,
                                         "Memory of each GPU that may be used (what is free)");
-  for (auto* option : {threads, memory, gpu_layers, gpu_memory}) option->group("This device");
+  auto* gpu_prompts = command.add_option(
+      "--gpu-prompts", options.gpu_prompts,
+      "Prompts are computed on a GPU also where layers are not in its memory, by copying these "
+      "over "
+      "for steps of so many tokens and more; auto: from where that is faster, measured; off");
+  gpu_prompts->capture_default_str();
+  for (auto* option : {threads, memory, gpu_layers, gpu_memory, gpu_prompts})
+    option->group("This device");
   add_store_options(command, options);
 }
 
@@ -100,6 +120,7 @@ Status apply(const ProcessorOptions& options, compute::ExecutorOptions& executor
   if (!options.gpu_memory.empty()) {
     PRIMA_ASSIGN_OR_RETURN(executor.gpu.memory_limit, size_of("--gpu-memory", options.gpu_memory));
   }
+  PRIMA_ASSIGN_OR_RETURN(executor.offload_from_tokens, offload_from_tokens(options.gpu_prompts));
   return {};
 }
 

@@ -23,6 +23,7 @@ struct ProcessorOptions {
   std::string memory;      // a size; empty: what is available, less a reserve
   std::uint32_t gpu_layers = 0;
   std::string gpu_memory;  // of each GPU, a size; empty: what is free
+  std::string gpu_prompts = "auto";
 };
 
 void add_processor_options(CLI::App& command, ProcessorOptions& options);

@@ -75,6 +75,10 @@ struct ExecutorOptions {
   bool repack = true;                 // weights in the processor's own layout, where ggml has one
   std::vector<GpuPlacement> gpus{};   // what they do not hold is the CPU's
   GpuRequest gpu{};                   // where `gpus` is empty: decided when windows are known
+  // Steps of at least so many tokens compute the processor's layers on a GPU too, copying weights
+  // over, where its memory has room for one or two layers more. 0: from where that is faster, which
+  // is measured; nullopt: never.
+  std::optional<std::uint32_t> offload_from_tokens{};
   // Memory for weights, KV cache and compute buffers of the CPU together, and for the program. What
   // of the weights does not fit is streamed from disk. Without it all is held in memory.
   std::optional<weights::MemoryBudget> memory{};
@@ -105,8 +109,8 @@ struct ExecutorMemory {
   Bytes weights = 0;
   Bytes kv_cache = 0;
   Bytes compute_buffers = 0;
-  Bytes gpu = 0;       // all three, in the GPUs' own memory
-  Bytes slots = 0;     // part of weights: what streamed weights pass through
+  Bytes gpu = 0;    // all three, in the GPUs' own memory; and what layers of prompts pass through
+  Bytes slots = 0;  // part of weights: what streamed weights pass through
   Bytes streamed = 0;  // not memory: weights read from disk for every step
   Bytes budget = 0;    // all of the above but the GPUs', and the program; 0: no limit
   Bytes program = 0;   // set aside for the program in the budget

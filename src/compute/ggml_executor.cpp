@@ -83,6 +83,7 @@ Result<std::unique_ptr<GgmlExecutor>> GgmlExecutor::create(const model::ModelFil
   PRIMA_RETURN_IF_ERROR(executor->add_cpu(progress));
   // Not before: a context too large is refused by its KV cache's size, before anything is touched.
   executor->cells_ = KvCells(options.n_ctx);
+  if (options.offload_from_tokens) executor->add_prompt_offload();
   return executor;
 }
 
@@ -248,6 +249,39 @@ weights::WeightLayout GgmlExecutor::use_store(const weights::WeightLayout& layou
   return applied;
 }
 
+// What other layers of ours and the limit leave of a GPU's memory.
+Bytes GgmlExecutor::gpu_memory_left(const GpuInfo& gpu) const {
+  if (options_.gpu.memory_limit == 0) return gpu.memory_free;
+  Bytes used = 0;
+  for (const auto& device : devices_) {
+    if (ggml_backend_dev_name(device->options().device) == gpu.name) used += device->memory_bytes();
+  }
+  const Bytes limit = options_.gpu.memory_limit;
+  return std::min(gpu.memory_free, limit > used ? limit - used : 0);
+}
+
+// It is an advantage and never a need: where it can't be had, the processor computes all.
+void GgmlExecutor::add_prompt_offload() {
+  LayerDevice& home = *devices_.back();
+  if (home.options().layers.empty()) return;
+  std::vector<GpuRoom> gpus;
+  for (const GpuInfo& gpu : list_gpus()) {
+    // Of one memory for both, the budget has given away all there is.
+    if (gpu.unified_memory) continue;
+    gpus.push_back({.name = gpu.name, .memory = gpu_memory_left(gpu)});
+  }
+  if (gpus.empty()) return;
+  std::stable_sort(gpus.begin(), gpus.end(),
+                   [](const GpuRoom& a, const GpuRoom& b) { return a.memory > b.memory; });
+  auto offload = PromptOffload::create(model_, home, options_, gpus.front(),
+                                       [this] { return weight_reads().waited; });
+  if (offload) {
+    prompt_offload_ = std::move(*offload);
+  } else {
+    log::info("prompts are not computed on {}: {}", gpus.front().name, offload.error().message());
+  }
+}
+
 Bytes GgmlExecutor::output_layer_bytes() const {
   const model::TensorInfo* output = model_.find(model::TensorRole::output);
   if (output == nullptr) output = model_.find(model::TensorRole::token_embedding);
@@ -341,18 +375,31 @@ Status GgmlExecutor::run(LayerRange layers, const Step& step, std::vector<float>
     LayerDevice& device = *device_of_layer_[first];
     std::uint32_t last = first + 1;
     while (last < layers.last && device_of_layer_[last] == &device) ++last;
-    const Instant started = SystemClock().now();
-    const Duration read_before = weight_reads().waited;
-    PRIMA_RETURN_IF_ERROR(device.run({first, last}, step, cells_, hidden));
-    if (options_.on_computed && device.is_processor()) {
-      const Duration reading = weight_reads().waited - read_before;
-      options_.on_computed({.layers = {first, last},
-                            .n_tokens = step.n_tokens(),
-                            .context = static_cast<std::uint32_t>(step.positions.back()),
-                            .in_budget = streamed_weights_ != nullptr,
-                            .computing = SystemClock().now() - started - reading});
-    }
+    PRIMA_RETURN_IF_ERROR(run_on(device, {first, last}, step, hidden));
     first = last;
+  }
+  return {};
+}
+
+Status GgmlExecutor::run_on(LayerDevice& device, LayerRange layers, const Step& step,
+                            std::vector<float>& hidden) {
+  if (device.is_processor() && prompt_offload_ && prompt_offload_->takes(step.n_tokens())) {
+    const Status status = prompt_offload_->run(layers, step, cells_, hidden);
+    if (status || status.error().code != ErrorCode::resource_exhausted) return status;
+    // The hidden state is as it was, and so the processor can do it.
+    log::warn("prompts stay with the processor from now on: {}", status.error().message());
+    prompt_offload_.reset();
+  }
+  const Instant started = SystemClock().now();
+  const Duration read_before = weight_reads().waited;
+  PRIMA_RETURN_IF_ERROR(device.run(layers, step, cells_, hidden));
+  if (options_.on_computed && device.is_processor()) {
+    const Duration reading = weight_reads().waited - read_before;
+    options_.on_computed({.layers = layers,
+                          .n_tokens = step.n_tokens(),
+                          .context = static_cast<std::uint32_t>(step.positions.back()),
+                          .in_budget = streamed_weights_ != nullptr,
+                          .computing = SystemClock().now() - started - reading});
   }
   return {};
 }
@@ -404,14 +451,14 @@ ExecutorMemory GgmlExecutor::memory() const {
     const bool is_gpu =
         ggml_backend_dev_type(device->options().device) != GGML_BACKEND_DEVICE_TYPE_CPU;
     if (is_gpu) {
-      memory.gpu +=
-          device->weight_bytes() + device->kv_cache_bytes() + device->compute_buffer_bytes();
+      memory.gpu += device->memory_bytes();
     } else {
       memory.weights += device->weight_bytes();
       memory.kv_cache += device->kv_cache_bytes();
       memory.compute_buffers += device->compute_buffer_bytes();
     }
   }
+  if (prompt_offload_) memory.gpu += prompt_offload_->memory_bytes();
   if (options_.memory) {
     memory.budget = options_.memory->total;
     memory.program = options_.memory->program;

@@ -5,8 +5,10 @@
 #include <vector>
 
 #include "compute/executor.h"
+#include "compute/gpu.h"
 #include "compute/kv_cells.h"
 #include "compute/layer_device.h"
+#include "compute/prompt_offload.h"
 #include "weights/pressure.h"
 #include "weights/streamed_weights.h"
 
@@ -40,6 +42,10 @@ class GgmlExecutor final : public Executor {
   Bytes output_layer_bytes() const;
   double share_of_model() const;
   void yield_memory_to_others();
+  void add_prompt_offload();
+  Bytes gpu_memory_left(const GpuInfo& gpu) const;
+  Status run_on(LayerDevice& device, LayerRange layers, const Step& step,
+                std::vector<float>& hidden);
   Status add(const LayerDeviceOptions& options, std::unique_ptr<weights::Weights> weights);
   Status check_windows() const;
   Status check_held(LayerRange layers) const;
@@ -50,6 +56,7 @@ class GgmlExecutor final : public Executor {
   KvCells cells_;
   std::vector<std::unique_ptr<LayerDevice>> devices_;
   std::vector<LayerDevice*> device_of_layer_;             // null: another device of the ring has it
+  std::unique_ptr<PromptOffload> prompt_offload_;         // of the processor's layers; null: none
   LayerDevice* output_device_ = nullptr;                  // null at a worker
   ggml_tensor* embedding_ = nullptr;                      // null at a worker
   weights::StreamedWeights* streamed_weights_ = nullptr;  // the CPU's, if within a memory budget

@@ -14,17 +14,6 @@ bool is_gpu(ggml_backend_dev_t device) {
   return type == GGML_BACKEND_DEVICE_TYPE_GPU || type == GGML_BACKEND_DEVICE_TYPE_IGPU;
 }
 
-// What a GPU's compute buffers take besides layers: hidden states, the widest feed-forward
-// activations (gate, up and their product), attention's mask, and the backend's own scratch.
-Bytes compute_buffer_bytes(const model::Hyperparameters& hp, const ExecutorOptions& executor) {
-  constexpr Bytes kBackendScratch = 64 * kMiB;
-  const Bytes widest =
-      std::max<Bytes>(hp.n_ff, Bytes{hp.n_ff_expert} * std::max<Bytes>(1, hp.n_expert_used));
-  const Bytes floats = Bytes{executor.max_tokens} * (6 * Bytes{hp.n_embd} + 3 * widest);
-  const Bytes mask = Bytes{executor.max_tokens} * executor.n_ctx * sizeof(std::uint16_t);
-  return floats * sizeof(float) + 2 * mask + kBackendScratch;
-}
-
 Bytes kv_bytes_per_layer(const model::Hyperparameters& hp, const ExecutorOptions& executor) {
   return 2 * Bytes{executor.n_ctx} * ggml_row_size(executor.kv_type, hp.n_embd_kv());
 }
@@ -72,6 +61,15 @@ Status add_remote_gpus(const std::string& endpoint) {
   return {};
 }
 
+Bytes gpu_compute_buffer_bytes(const model::Hyperparameters& hp, const ExecutorOptions& executor) {
+  constexpr Bytes kBackendScratch = 64 * kMiB;
+  const Bytes widest =
+      std::max<Bytes>(hp.n_ff, Bytes{hp.n_ff_expert} * std::max<Bytes>(1, hp.n_expert_used));
+  const Bytes floats = Bytes{executor.max_tokens} * (6 * Bytes{hp.n_embd} + 3 * widest);
+  const Bytes mask = Bytes{executor.max_tokens} * executor.n_ctx * sizeof(std::uint16_t);
+  return floats * sizeof(float) + 2 * mask + kBackendScratch;
+}
+
 Result<std::vector<GpuPlacement>> place_on_gpus(const model::ModelFile& model,
                                                 const ExecutorOptions& executor,
                                                 const GpuRequest& request,
@@ -98,7 +96,7 @@ Result<std::vector<GpuPlacement>> place_on_gpus(const model::ModelFile& model,
   for (const GpuInfo& gpu : gpus) {
     Bytes room = gpu.memory_free;
     if (request.memory_limit > 0) room = std::min(room, request.memory_limit);
-    const Bytes buffers = compute_buffer_bytes(hp, executor);
+    const Bytes buffers = gpu_compute_buffer_bytes(hp, executor);
     room = room > buffers ? room - buffers : 0;
 
     GpuPlacement placement{.device = gpu.name};

@@ -31,6 +31,10 @@ std::vector<GpuInfo> list_gpus();
 // copies, no GPU. Fails with unavailable.
 Status add_remote_gpus(const std::string& endpoint);
 
+// What a GPU's compute buffers take besides layers: hidden states, the widest feed-forward
+// activations (gate, up and their product), attention's mask, and the backend's own scratch.
+Bytes gpu_compute_buffer_bytes(const model::Hyperparameters& hp, const ExecutorOptions& executor);
+
 // Which of the windows' layers, the last ones, go to which GPU: GPUs are filled in the order given,
 // each with whole layers, their KV cache and room for compute buffers. Fails with
 // resource_exhausted, saying how many layers would fit, and with not_found if there is no GPU.

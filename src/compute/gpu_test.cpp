@@ -2,72 +2,21 @@
 // real copies, so what works with it needs no CPU pointers.
 #include "compute/gpu.h"
 
-#include <chrono>
 #include <filesystem>
 #include <string>
-#include <thread>
 
-#include <arpa/inet.h>
-#include <ggml-backend.h>
-#include <ggml-rpc.h>
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "compute/forward_session.h"
 #include "compute/test_logits.h"
+#include "compute/test_rpc_server.h"
 #include "model/synth.h"
 
 namespace prima::compute {
 namespace {
 
 constexpr std::uint32_t kContext = 256;
-
-int free_port() {
-  const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  ::bind(socket, reinterpret_cast<sockaddr*>(&address), sizeof address);
-  socklen_t length = sizeof address;
-  ::getsockname(socket, reinterpret_cast<sockaddr*>(&address), &length);
-  ::close(socket);
-  return ntohs(address.sin_port);
-}
-
-// A child process that serves the CPU as an RPC device; ended with the object.
-class RpcServer {
- public:
-  RpcServer() : endpoint_("127.0.0.1:" + std::to_string(free_port())) {
-    process_ = ::fork();
-    if (process_ == 0) {
-      ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
-      if (::freopen("/dev/null", "w", stdout) == nullptr) ::_exit(1);
-      ggml_backend_rpc_start_server(endpoint_.c_str(), nullptr, 1, 1, &cpu);
-      ::_exit(1);
-    }
-  }
-  ~RpcServer() {
-    ::kill(process_, SIGKILL);
-    ::waitpid(process_, nullptr, 0);
-  }
-
-  Status connect() const {
-    Status status;
-    for (int attempt = 0; attempt < 100; ++attempt) {
-      status = add_remote_gpus(endpoint_);
-      if (status) break;
-      std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    }
-    return status;
-  }
-
- private:
-  std::string endpoint_;
-  pid_t process_ = -1;
-};
 
 class GpuTest : public testing::Test {
  protected:

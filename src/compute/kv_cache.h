@@ -5,6 +5,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdlib>
+#include <limits>
 #include <memory>
 #include <span>
 #include <vector>
@@ -21,12 +23,16 @@ namespace prima::compute {
 
 class KvCache {
  public:
+  static constexpr std::size_t kAllLayers = std::numeric_limits<std::size_t>::max();
+
   // Fails with invalid_argument where the type does not fit the model's heads, and with
-  // resource_exhausted.
+  // resource_exhausted. `n_places`: where fewer than layers, these take turns in them, each in the
+  // place after the one before; what they leave there is lost.
   static Result<std::unique_ptr<KvCache>> create(const model::Hyperparameters& hyperparameters,
                                                  std::span<const LayerRange> windows,
                                                  ggml_type type, std::uint32_t n_cells,
-                                                 ggml_backend_dev_t device);
+                                                 ggml_backend_dev_t device,
+                                                 std::size_t n_places = kAllLayers);
 
   ggml_tensor* keys(std::uint32_t layer) const {
     return layers_[layer].keys;

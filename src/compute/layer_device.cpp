@@ -71,7 +71,7 @@ LayerDevice::LayerDevice(const model::Hyperparameters& hyperparameters,
 
 Result<std::unique_ptr<LayerDevice>> LayerDevice::create(
     const model::Hyperparameters& hyperparameters, const LayerDeviceOptions& options,
-    std::unique_ptr<weights::Weights> weights) {
+    std::unique_ptr<weights::Weights> weights, std::unique_ptr<KvCache> kv_cache) {
   std::unique_ptr<LayerDevice> device(
       new LayerDevice(hyperparameters, options, std::move(weights)));
   device->backend_.reset(ggml_backend_dev_init(options.device, nullptr));
@@ -82,9 +82,12 @@ Result<std::unique_ptr<LayerDevice>> LayerDevice::create(
   }
   const bool is_cpu = ggml_backend_dev_type(options.device) == GGML_BACKEND_DEVICE_TYPE_CPU;
   if (is_cpu) device->threads_ = make_compute_threads(device->backend_.get(), options.n_threads);
-  PRIMA_ASSIGN_OR_RETURN(device->kv_cache_,
-                         KvCache::create(hyperparameters, options.layers, options.kv_type,
-                                         options.n_ctx, options.device));
+  device->kv_cache_ = std::move(kv_cache);
+  if (!device->kv_cache_) {
+    PRIMA_ASSIGN_OR_RETURN(device->kv_cache_,
+                           KvCache::create(hyperparameters, options.layers, options.kv_type,
+                                           options.n_ctx, options.device));
+  }
   device->allocator_.reset(ggml_gallocr_new(ggml_backend_dev_buffer_type(options.device)));
   PRIMA_RETURN_IF_ERROR(device->reserve());
   return device;
@@ -346,12 +349,18 @@ void LayerDevice::release_kept() {
 
 Status LayerDevice::compute_pieces(const BuiltGraph& built,
                                    std::vector<weights::StageIndex>& held) {
-  for (const Piece& piece : built.pieces) {
+  for (std::size_t i = 0; i < built.pieces.size(); ++i) {
+    const Piece& piece = built.pieces[i];
     for (const weights::StageIndex stage : piece.acquire) {
       PRIMA_RETURN_IF_ERROR(acquire(stage));
       held.push_back(stage);
     }
-    const ggml_status status = ggml_backend_graph_compute(backend_.get(), piece.graph);
+    // A GPU computes while what it needs next is copied.
+    const ggml_status status = ggml_backend_graph_compute_async(backend_.get(), piece.graph);
+    if (status == GGML_STATUS_SUCCESS && i + 1 < built.pieces.size()) {
+      for (const weights::StageIndex stage : built.pieces[i + 1].acquire) weights_->prefetch(stage);
+    }
+    ggml_backend_synchronize(backend_.get());
     if (status != GGML_STATUS_SUCCESS) {
       return fail(
           status == GGML_STATUS_ALLOC_FAILED ? ErrorCode::resource_exhausted : ErrorCode::internal,

@@ -36,14 +36,17 @@ struct LayerDeviceOptions {
 
 class LayerDevice {
  public:
-  // `weights` lie in memory that the device computes with. The model must outlive this. Fails with
-  // resource_exhausted, and with unsupported where the device lacks an operation.
+  // `weights` lie in memory that the device computes with, and so does `kv_cache`; null: one is
+  // made. The model must outlive this. Fails with resource_exhausted, and with unsupported where
+  // the device lacks an operation.
   static Result<std::unique_ptr<LayerDevice>> create(const model::Hyperparameters& hyperparameters,
                                                      const LayerDeviceOptions& options,
-                                                     std::unique_ptr<weights::Weights> weights);
+                                                     std::unique_ptr<weights::Weights> weights,
+                                                     std::unique_ptr<KvCache> kv_cache = nullptr);
 
   const LayerDeviceOptions& options() const { return options_; }
   const weights::Weights& weights() const { return *weights_; }
+  const KvCache& kv_cache() const { return *kv_cache_; }
   bool is_processor() const {
     return ggml_backend_dev_type(options_.device) == GGML_BACKEND_DEVICE_TYPE_CPU;
   }
@@ -64,9 +67,17 @@ class LayerDevice {
   void keep_weights(bool keep) { keep_weights_ = keep; }
   void release_kept();
 
+  // For another device that computes these layers with these weights: keeps for the next step what
+  // run() would.
+  Status acquire(weights::StageIndex stage);
+  void release(weights::StageIndex stage);
+  void keep_only(LayerRange layers);
+
   Bytes weight_bytes() const { return weights_->memory_bytes(); }
   Bytes kv_cache_bytes() const { return kv_cache_->size_bytes(); }
   Bytes compute_buffer_bytes() const;
+  // All three.
+  Bytes memory_bytes() const { return weight_bytes() + kv_cache_bytes() + compute_buffer_bytes(); }
 
  private:
   // A part of a graph between two waits for streamed weights.
@@ -103,9 +114,6 @@ class LayerDevice {
   Status reserve();
   Status compute(BuiltGraph& built);
   Status compute_pieces(const BuiltGraph& built, std::vector<weights::StageIndex>& held);
-  Status acquire(weights::StageIndex stage);
-  void release(weights::StageIndex stage);
-  void keep_only(LayerRange layers);
   void set_inputs(const BuiltGraph& built, const Step& step, const KvCells& cells,
                   std::span<const float> hidden);
 

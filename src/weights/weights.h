@@ -53,6 +53,10 @@ class Weights {
   virtual Status acquire(StageIndex stage) = 0;
   virtual void release(StageIndex stage) = 0;
 
+  // The stage is acquired next; called while a processor of its own computes with others. What
+  // fails here is said by acquire().
+  virtual void prefetch(StageIndex /*stage*/) {}
+
   // Memory that the weights take: resident bytes and slots.
   virtual Bytes memory_bytes() const = 0;
 };

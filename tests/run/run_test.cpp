@@ -263,6 +263,8 @@ TEST_F(RunTest, BadInputGetsAClearAnswer) {
       {with({"-p", "hi", "--memory", "plenty"}), 2, {"--memory", "plenty", "512M"}},
       {with({"-p", "hi", "--memory", "1K"}), 1, {"1.0 KiB", "At least"}},
       {with({"-p", "hi", "--gpu-memory", "-1G"}), 2, {"--gpu-memory", "-1G"}},
+      {with({"-p", "hi", "--gpu-prompts", "0"}), 2, {"--gpu-prompts", "auto or off"}},
+      {with({"-p", "hi", "--gpu-prompts", "12x"}), 2, {"--gpu-prompts", "12x"}},
       {with({"-p", "hi", "--frob"}), 2, {"--frob", "prima run --help"}},
   };
   for (const BadInput& bad : inputs) {
