@@ -36,7 +36,7 @@ class ModelPartner final : public ChatPartner {
                            make_drafter(options_.draft, tokenizer_, formation.executor, clock_));
     engine_.emplace(
         *ring_,
-        generate::EngineOptions{.n_ctx = n_ctx_, .max_tokens = formation.executor.max_tokens},
+        generate::EngineOptions{.n_ctx = n_ctx_, .max_tokens = ring_->describe().max_tokens},
         clock_);
     batcher_.emplace(*engine_, tokenizer_,
                      generate::BatcherOptions{

@@ -62,7 +62,7 @@ Result<int> run(const PerplexityOptions& options) {
   InterruptGuard interrupt;
   const ring::RingOptions formation = ring_options(options.devices, n_ctx, model);
   PRIMA_ASSIGN_OR_RETURN(const auto ring, form_ring_visibly(model, formation, interrupt));
-  generate::Engine engine(*ring, {.n_ctx = n_ctx, .max_tokens = formation.executor.max_tokens},
+  generate::Engine engine(*ring, {.n_ctx = n_ctx, .max_tokens = ring->describe().max_tokens},
                           clock);
   const auto show = [](const generate::Perplexity& so_far) {
     std::fprintf(stderr, "[%zu]%.4f,", so_far.n_chunks, so_far.value());

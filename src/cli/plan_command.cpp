@@ -92,7 +92,8 @@ Result<plan::Request> request_of(const PlanOptions& options) {
   return request;
 }
 
-Result<plan::ModelShape> shape_of(const PlanOptions& options) {
+Result<plan::ModelShape> shape_of(const PlanOptions& options,
+                                  const std::optional<model::ModelFile>& model) {
   if (!options.cluster && !options.model) {
     return fail(ErrorCode::invalid_argument, "devices are measured with a model's file",
                 "Give it with -m, or describe the devices with --cluster");
@@ -102,34 +103,42 @@ Result<plan::ModelShape> shape_of(const PlanOptions& options) {
                 "Give its file with -m, or its name with --shape, such as llama-70b-q4_k");
   }
   if (options.shape) return plan::named_shape(*options.shape);
-  PRIMA_ASSIGN_OR_RETURN(const auto model, model::ModelFile::open(*options.model));
-  return planned_shape(model, kv_type_of(options.devices));
+  return planned_shape(*model, kv_type_of(options.devices));
 }
 
-Result<OfferedCluster> cluster_for(const PlanOptions& options, const plan::ModelShape& shape,
-                                   std::uint32_t n_ctx) {
+Result<JoinedCluster> cluster_for(const PlanOptions& options, const plan::ModelShape& shape,
+                                  const std::optional<model::ModelFile>& model,
+                                  std::uint32_t n_ctx) {
   if (options.cluster) {
     PRIMA_ASSIGN_OR_RETURN(plan::Cluster cluster, plan::read_cluster_file(*options.cluster, shape));
-    return OfferedCluster{std::move(cluster), {}, {}};
+    return JoinedCluster{{std::move(cluster), {}, {}}, profile::kProfiledStepTokens};
   }
-  PRIMA_ASSIGN_OR_RETURN(const auto model, model::ModelFile::open(*options.model));
-  return joined_cluster(model, options.devices, n_ctx);
+  return joined_cluster(*model, options.devices, n_ctx);
 }
 
 Status run(const PlanOptions& options) {
   PRIMA_RETURN_IF_ERROR(check(options.devices));
   PRIMA_ASSIGN_OR_RETURN(plan::Request request, request_of(options));
   if (options.svg) PRIMA_RETURN_IF_ERROR(check_writable(*options.svg));
-  PRIMA_ASSIGN_OR_RETURN(const plan::ModelShape shape, shape_of(options));
+  std::optional<model::ModelFile> model;
+  if (options.model && !options.shape) {
+    PRIMA_ASSIGN_OR_RETURN(model, model::ModelFile::open(*options.model));
+  }
+  PRIMA_ASSIGN_OR_RETURN(const plan::ModelShape shape, shape_of(options, model));
   if (request.n_ctx == 0) {
     request.n_ctx =
         shape.n_ctx_train > 0 ? std::min(kDefaultContext, shape.n_ctx_train) : kDefaultContext;
   }
-  PRIMA_ASSIGN_OR_RETURN(const OfferedCluster joined, cluster_for(options, shape, request.n_ctx));
-  const plan::Cluster& cluster = joined.cluster;
-  PRIMA_ASSIGN_OR_RETURN(plan::Plan plan, plan::make_plan(cluster, shape, request));
+  PRIMA_ASSIGN_OR_RETURN(const JoinedCluster joined,
+                         cluster_for(options, shape, model, request.n_ctx));
+  const plan::Cluster& cluster = joined.offered.cluster;
+  request.step_tokens = joined.step_tokens;
+  PRIMA_ASSIGN_OR_RETURN(plan::Plan plan, model ? plan_with_fitting_steps(cluster, shape, request,
+                                                                          model->hyperparameters())
+                                                : plan::make_plan(cluster, shape, request));
   PRIMA_ASSIGN_OR_RETURN(plan.left_out, plan::left_out_of(plan, cluster, shape));
-  plan.left_out.insert(plan.left_out.end(), joined.unplanned.begin(), joined.unplanned.end());
+  plan.left_out.insert(plan.left_out.end(), joined.offered.unplanned.begin(),
+                       joined.offered.unplanned.end());
   if (options.svg) PRIMA_RETURN_IF_ERROR(write_atomically(*options.svg, plan::plan_svg(plan)));
   if (options.json) {
     std::fputs(plan::plan_to_json(plan).c_str(), stdout);

@@ -88,6 +88,22 @@ ring::DeviceShare share_of(const plan::DevicePlan& device, const profile::Device
   return share;
 }
 
+// The device that is planned with of those that share a computer with device i: the head, or the
+// first of those with the most memory; i itself where it shares none.
+std::size_t stands_for(const std::vector<std::optional<profile::DeviceProfile>>& profiles,
+                       std::size_t i) {
+  if (i == ring::kHead || profiles[i]->computer.empty()) return i;
+  std::size_t best = i;
+  for (std::size_t other = 0; other < profiles.size(); ++other) {
+    if (!profiles[other] || profiles[other]->computer != profiles[i]->computer) continue;
+    if (other == ring::kHead) return other;
+    const Bytes most = profiles[best]->memory_available_bytes;
+    const Bytes memory = profiles[other]->memory_available_bytes;
+    if (memory > most || (memory == most && other < best)) best = other;
+  }
+  return best;
+}
+
 class Planner {
  public:
   Planner(const model::ModelFile& model, DeviceOptions options, std::uint32_t n_ctx)
@@ -100,18 +116,20 @@ class Planner {
     request_.answer_tokens = std::min(request_.answer_tokens, n_ctx / 2);
     request_.link_formats = {link_format(options_.link_type)};
     static_cast<void>(apply(options_.processor, executor_));  // check() has seen it succeed
-    step_tokens_ = prima::cli::step_tokens(executor_, n_ctx, model.hyperparameters());
+    request_.step_tokens = step_tokens(executor_, n_ctx, model.hyperparameters());
   }
 
-  std::uint32_t step_tokens() const { return step_tokens_; }
+  std::uint32_t most_step_tokens() const { return request_.step_tokens; }
 
   Result<std::string> profile() const { return profile_text(/*only_known=*/false); }
 
   Result<ring::RingPlan> plan(const ring::RingOffer& offer) {
     if (options_.plan_file) return plan_from_file(offer);
-    PRIMA_ASSIGN_OR_RETURN(const OfferedCluster offered, cluster_of(offer, step_tokens_));
+    PRIMA_ASSIGN_OR_RETURN(const OfferedCluster offered, cluster_of(offer));
     keep_links(offer);
-    PRIMA_ASSIGN_OR_RETURN(plan::Plan plan, plan::make_plan(offered.cluster, shape_, request_));
+    PRIMA_ASSIGN_OR_RETURN(
+        plan::Plan plan,
+        plan_with_fitting_steps(offered.cluster, shape_, request_, model_.hyperparameters()));
     PRIMA_ASSIGN_OR_RETURN(plan.left_out, plan::left_out_of(plan, offered.cluster, shape_));
     plan.left_out.insert(plan.left_out.end(), offered.unplanned.begin(), offered.unplanned.end());
     // Where a device alone holds all, there is nothing to tell.
@@ -126,7 +144,7 @@ class Planner {
 
   // Why the plan for another offer is worth more than loading it costs.
   std::optional<std::string> better(const ring::RingOffer& offer) const {
-    const auto offered = cluster_of(offer, step_tokens_);
+    const auto offered = cluster_of(offer);
     if (!offered || !plan_) return std::nullopt;
     const auto again = plan::replan(*plan_, offered->cluster, shape_);
     if (!again || !again->worth_it) return std::nullopt;
@@ -239,14 +257,14 @@ class Planner {
   const plan::ModelShape shape_;
   plan::Request request_;
   compute::ExecutorOptions executor_;  // this device's memory as it is now
-  std::uint32_t step_tokens_ = 0;
-  std::optional<plan::Plan> plan_;  // in force
+  std::optional<plan::Plan> plan_;     // in force
 };
 
 }  // namespace
 
-Result<OfferedCluster> cluster_of(const ring::RingOffer& offer, std::uint32_t step_tokens) {
+Result<OfferedCluster> cluster_of(const ring::RingOffer& offer) {
   OfferedCluster offered;
+  std::vector<std::optional<profile::DeviceProfile>> profiles;
   for (std::uint32_t i = 0; i < offer.devices.size(); ++i) {
     const ring::OfferedDevice& device = offer.devices[i];
     auto profile = profile::profile_from_json(device.profile, "the profile of " + device.name);
@@ -261,13 +279,24 @@ Result<OfferedCluster> cluster_of(const ring::RingOffer& offer, std::uint32_t st
       continue;
     }
     profile->name = device.name;
-    profile->compute_buffer_bytes =
-        profile->compute_buffer_bytes * step_tokens / profile::kProfiledStepTokens;
-    // Two devices may have the same name.
-    for (const profile::DeviceProfile& other : offered.cluster.devices) {
-      if (other.name == profile->name) profile->name += " (" + std::to_string(i) + ")";
+    profiles.resize(i + 1);
+    profiles[i] = std::move(*profile);
+  }
+  for (std::uint32_t i = 0; i < profiles.size(); ++i) {
+    if (!profiles[i]) continue;
+    if (const auto other = stands_for(profiles, i); other != i) {
+      offered.unplanned.push_back({i, profiles[i]->name,
+                                   "it is a process of the same computer as " +
+                                       profiles[other]->name +
+                                       " and has no memory of its own (--memory gives it some)"});
+      continue;
     }
-    offered.cluster.devices.push_back(std::move(*profile));
+    // Two devices may have the same name.
+    profile::DeviceProfile profile = *profiles[i];
+    for (const profile::DeviceProfile& other : offered.cluster.devices) {
+      if (other.name == profile.name) profile.name += " (" + std::to_string(i) + ")";
+    }
+    offered.cluster.devices.push_back(std::move(profile));
     offered.devices.push_back(i);
   }
   const std::size_t n = offer.devices.size();
@@ -280,13 +309,29 @@ Result<OfferedCluster> cluster_of(const ring::RingOffer& offer, std::uint32_t st
   return offered;
 }
 
-Result<OfferedCluster> joined_cluster(const model::ModelFile& model, const DeviceOptions& options,
-                                      std::uint32_t n_ctx) {
+Result<plan::Plan> plan_with_fitting_steps(const plan::Cluster& cluster,
+                                           const plan::ModelShape& shape, plan::Request request,
+                                           const model::Hyperparameters& model) {
+  while (true) {
+    PRIMA_ASSIGN_OR_RETURN(plan::Plan plan, plan::make_plan(cluster, shape, request));
+    std::uint32_t fitting = request.step_tokens;
+    for (const plan::DevicePlan& device : plan.ring) {
+      if (device.device == cluster.head) continue;  // what it allows was asked for
+      const Bytes memory = cluster.devices[device.device].memory_available_bytes;
+      fitting = compute::step_tokens_within({.total = memory}, model, fitting);
+    }
+    if (fitting >= request.step_tokens) return plan;
+    request.step_tokens = fitting;
+  }
+}
+
+Result<JoinedCluster> joined_cluster(const model::ModelFile& model, const DeviceOptions& options,
+                                     std::uint32_t n_ctx) {
   const Planner planner(model, options, n_ctx);
   std::optional<OfferedCluster> joined;
   // Having seen the offer, it wants no ring.
   const auto look = [&](const ring::RingOffer& offer) -> Status {
-    PRIMA_ASSIGN_OR_RETURN(joined, cluster_of(offer, planner.step_tokens()));
+    PRIMA_ASSIGN_OR_RETURN(joined, cluster_of(offer));
     planner.keep_links(offer);
     return fail(ErrorCode::cancelled, "Cancelled");
   };
@@ -306,7 +351,7 @@ Result<OfferedCluster> joined_cluster(const model::ModelFile& model, const Devic
   };
   const InterruptGuard interrupt;
   const auto ring = form_ring_visibly(model, formation, interrupt);
-  if (joined) return std::move(*joined);
+  if (joined) return JoinedCluster{std::move(*joined), planner.most_step_tokens()};
   return tl::unexpected(ring.error());
 }
 
@@ -314,6 +359,7 @@ ring::RingPlan ring_plan_of(const plan::Plan& plan, const std::vector<std::uint3
                             const std::vector<profile::DeviceProfile>& profiles) {
   ring::RingPlan result;
   result.rounds = plan.rounds;
+  result.max_tokens = plan.request.step_tokens;
   for (const plan::DevicePlan& device : plan.ring) {
     result.devices.push_back(devices[device.device]);
     result.shares.push_back(

@@ -5,7 +5,9 @@
 #include <vector>
 
 #include "cli/device_options.h"
+#include "model/hyperparameters.h"
 #include "model/model_file.h"
+#include "plan/model_shape.h"
 #include "plan/plan.h"
 #include "ring/ring.h"
 
@@ -16,19 +18,29 @@ namespace prima::cli {
 std::function<ring::RingPlanning(const model::ModelFile&)> make_planner(
     const DeviceOptions& options, std::uint32_t n_ctx);
 
-// The devices of an offer that can be planned with.
+// The devices of an offer that can be planned with. Of processes that share one computer's memory
+// (profile/hardware.h) the head counts, or the one with the most: together they have no more.
 struct OfferedCluster {
   plan::Cluster cluster;
   std::vector<std::uint32_t> devices;    // by device of the cluster: its index in the offer
   std::vector<plan::LeftOut> unplanned;  // the others, and why
 };
-// `step_tokens`: of the largest steps, which compute buffers have to hold.
-Result<OfferedCluster> cluster_of(const ring::RingOffer& offer, std::uint32_t step_tokens);
+Result<OfferedCluster> cluster_of(const ring::RingOffer& offer);
+
+// plan::make_plan, with steps no larger than suit the memory of any device that the plan uses:
+// where it is short, every byte of compute buffers is a byte more to read for every token.
+Result<plan::Plan> plan_with_fitting_steps(const plan::Cluster& cluster,
+                                           const plan::ModelShape& shape, plan::Request request,
+                                           const model::Hyperparameters& model);
 
 // The devices that have joined and their links, with nothing run: `n_workers` 0 takes whoever is
 // there. Fails as ring::form_ring.
-Result<OfferedCluster> joined_cluster(const model::ModelFile& model, const DeviceOptions& options,
-                                      std::uint32_t n_ctx);
+struct JoinedCluster {
+  OfferedCluster offered;
+  std::uint32_t step_tokens = 0;  // that the head's memory allows
+};
+Result<JoinedCluster> joined_cluster(const model::ModelFile& model, const DeviceOptions& options,
+                                     std::uint32_t n_ctx);
 
 // What the ring has to do to run `plan`. `devices`: of each device of the plan's cluster, its index
 // in the ring's offer; `profiles` beside them, empty where the plan comes from a file.

@@ -79,7 +79,7 @@ Result<int> run(const RunOptions& options) {
   while (true) {  // a chat may outlive its ring
     PRIMA_ASSIGN_OR_RETURN(const auto ring, form_ring_visibly(model, formation, interrupt));
     const Duration loading = clock.now() - started;
-    generate::Engine engine(*ring, {.n_ctx = n_ctx, .max_tokens = formation.executor.max_tokens},
+    generate::Engine engine(*ring, {.n_ctx = n_ctx, .max_tokens = ring->describe().max_tokens},
                             clock);
     PRIMA_ASSIGN_OR_RETURN(const auto drafter,
                            make_drafter(options.draft, tokenizer, formation.executor, clock));

@@ -109,7 +109,7 @@ class Server {
  private:
   Status serve(ring::Ring& ring, generate::Drafter* drafter) {
     generate::Engine engine(
-        ring, {.n_ctx = formation_.executor.n_ctx, .max_tokens = formation_.executor.max_tokens},
+        ring, {.n_ctx = formation_.executor.n_ctx, .max_tokens = ring.describe().max_tokens},
         clock_);
     generate::Batcher batcher(engine, served_.tokenizer,
                               {.max_context = served_.max_context,

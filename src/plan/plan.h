@@ -47,6 +47,8 @@ struct Request {
   std::uint32_t prompt_tokens = 512;
   std::uint32_t answer_tokens = 256;
   std::uint32_t sequences = 8;  // in flight, for throughput
+  // Of the largest steps, which compute buffers have to hold.
+  std::uint32_t step_tokens = profile::kProfiledStepTokens;
   // Formats that hops may use. Only f32 leaves the output independent of the plan.
   std::vector<LinkFormat> link_formats{LinkFormat::f32};
   Bytes slot_grid_bytes = 0;     // slots are multiples of it; 0: of the model's piece_bytes

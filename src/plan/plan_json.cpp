@@ -9,7 +9,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 
 const char* to_string(Activity activity) {
   switch (activity) {
@@ -85,6 +85,7 @@ Plan plan_from(const Json& json) {
   plan.n_layer = json.at("n_layer").get<std::uint32_t>();
   plan.rounds = json.at("rounds").get<std::uint32_t>();
   plan.request.n_ctx = json.at("n_ctx").get<std::uint32_t>();
+  plan.request.step_tokens = json.at("step_tokens").get<std::uint32_t>();
   plan.prefill_steps = json.at("prefill_steps").get<std::uint32_t>();
   plan.decode_steps = json.at("decode_steps").get<std::uint32_t>();
   for (const Json& device : json.at("devices")) plan.ring.push_back(device_from(device));
@@ -100,6 +101,7 @@ Plan plan_from(const Json& json) {
 // What is wrong with a plan that was well-formed; empty: nothing.
 std::string fault_of(const Plan& plan) {
   if (plan.ring.empty()) return "it has no devices";
+  if (plan.request.step_tokens == 0) return "its steps have no tokens";
   std::uint32_t next = 0;
   for (std::uint32_t round = 0; round < plan.rounds; ++round) {
     for (const DevicePlan& device : plan.ring) {
@@ -145,6 +147,7 @@ std::string plan_to_json(const Plan& plan) {
                      {"n_layer", plan.n_layer},
                      {"rounds", plan.rounds},
                      {"n_ctx", plan.request.n_ctx},
+                     {"step_tokens", plan.request.step_tokens},
                      {"objective", to_string(plan.request.objective)},
                      {"prefill_steps", plan.prefill_steps},
                      {"decode_steps", plan.decode_steps},

@@ -17,7 +17,8 @@ std::string replaced(std::string text, const std::string& from, const std::strin
 TEST(PlanJson, SaysTheSameAfterWritingAndReading) {
   std::size_t plans = 0;
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
-    const RandomCase random = random_case(seed);
+    RandomCase random = random_case(seed);
+    random.request.step_tokens = 32;
     const auto plan = make_plan(random.cluster, random.shape, random.request);
     if (!plan) continue;
     ++plans;
@@ -25,6 +26,7 @@ TEST(PlanJson, SaysTheSameAfterWritingAndReading) {
     ASSERT_TRUE(read) << read.error().message();
     EXPECT_EQ(read->rounds, plan->rounds);
     EXPECT_EQ(read->n_layer, plan->n_layer);
+    EXPECT_EQ(read->request.step_tokens, 32u);
     EXPECT_EQ(read->tpot_seconds, plan->tpot_seconds);
     ASSERT_EQ(read->ring.size(), plan->ring.size());
     for (std::size_t i = 0; i < plan->ring.size(); ++i) {
@@ -52,7 +54,8 @@ TEST(PlanJson, RefusesWhatIsNoPlan) {
        {std::string(), std::string("[]"), std::string("{}"), good.substr(0, good.size() / 2),
         replaced(good, "\"rounds\": ", "\"rounds\": 1"), replaced(good, layers, "\"n_layer\": 77"),
         replaced(good, "\"rounds\": ", "\"rounds\": \"x\", \"no\": "),
-        replaced(good, "\"version\": 1", "\"version\": 2")}) {
+        replaced(good, "\"version\": 2", "\"version\": 1"),
+        replaced(good, "\"step_tokens\": 512", "\"step_tokens\": 0")}) {
     const auto read = plan_from_json(bad, "plan.json");
     ASSERT_FALSE(read) << bad;
     EXPECT_NE(read.error().what.find("plan.json"), std::string::npos);

@@ -270,6 +270,7 @@ Status validate(const Request& request, const ModelShape& shape) {
     return bad("the context is more than 1024 times what the model was trained for",
                "Ask for less");
   }
+  if (request.step_tokens == 0) return bad("steps of 0 tokens", "Allow at least 1");
   if (request.prompt_tokens == 0) return bad("a prompt of 0 tokens", "Plan for at least 1");
   if (request.sequences == 0) return bad("0 sequences", "Plan for at least 1");
   if (request.link_formats.empty()) return bad("no link format is allowed", "Allow f32");
@@ -289,8 +290,10 @@ Result<Problem> make_problem(const Cluster& cluster, const ModelShape& shape,
   }
   problem.classes.push_back({shape.output_bytes, 0, 0, shape.output_stages});
   for (const DeviceProfile& device : cluster.devices) {
-    problem.buffers.push_back(device.compute_buffer_bytes > 0 ? device.compute_buffer_bytes
-                                                              : shape.buffer_bytes);
+    problem.buffers.push_back(device.compute_buffer_bytes > 0
+                                  ? device.compute_buffer_bytes * request.step_tokens /
+                                        profile::kProfiledStepTokens
+                                  : shape.buffer_bytes);
     problem.budget.push_back(less(less(device.memory_available_bytes, device.memory_reserve_bytes),
                                   problem.buffers.back()));
     auto& vram = problem.vram_budget.emplace_back();

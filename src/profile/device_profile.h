@@ -17,6 +17,9 @@
 
 namespace prima::profile {
 
+// Compute buffers are measured for steps of so many tokens, and grow with them.
+inline constexpr std::uint32_t kProfiledStepTokens = 512;
+
 // The token counts at which a layer is timed.
 inline constexpr std::array<std::uint32_t, 6> kTimedTokens{1, 2, 4, 8, 32, 128};
 
@@ -54,11 +57,14 @@ struct GpuProfile {
 
 struct DeviceProfile {
   std::string name;
+  // The same at processes that share a computer's memory (hardware.h); empty: not known to share.
+  std::string computer{};
   Bytes memory_available_bytes = 0;  // free or reclaimable now, container limits counted
   Bytes memory_reserve_bytes = 0;    // of it, left to other programs
   double disk_read_bytes_per_second =
-      0;                               // queued direct reads of the model's file; 0: no streaming
-  Bytes compute_buffer_bytes = 0;      // beside weights and KV cache; 0: as the model's shape says
+      0;  // queued direct reads of the model's file; 0: no streaming
+  // Beside weights and KV cache, for steps of kProfiledStepTokens; 0: as the model's shape says.
+  Bytes compute_buffer_bytes = 0;
   bool unified_memory = false;         // CPU and GPUs share memory_available_bytes
   std::vector<LayerTimes> cpu_layers;  // by layer class
   TokenTimes cpu_output_seconds;       // the output layer; all zero: not measured, as at workers

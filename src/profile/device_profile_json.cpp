@@ -65,6 +65,7 @@ GpuProfile gpu_from(const Json& json) {
 DeviceProfile device_from(const Json& json) {
   DeviceProfile profile;
   profile.name = json.at("name").get<std::string>();
+  profile.computer = json.value("computer", "");  // older builds do not say
   profile.memory_available_bytes = json.at("memory_available_bytes").get<Bytes>();
   profile.memory_reserve_bytes = json.at("memory_reserve_bytes").get<Bytes>();
   profile.disk_read_bytes_per_second = json.at("disk_read_bytes_per_second").get<double>();
@@ -86,6 +87,7 @@ std::string to_json(const DeviceProfile& profile) {
   for (const GpuProfile& gpu : profile.gpus) gpus.push_back(gpu_json(gpu));
   const Json json = {{"version", kVersion},
                      {"name", profile.name},
+                     {"computer", profile.computer},
                      {"memory_available_bytes", profile.memory_available_bytes},
                      {"memory_reserve_bytes", profile.memory_reserve_bytes},
                      {"disk_read_bytes_per_second", profile.disk_read_bytes_per_second},

@@ -6,6 +6,9 @@
 #include <thread>
 
 #include <ggml.h>
+#include <sodium.h>
+
+#include "weights/available_memory.h"
 
 namespace prima::profile {
 namespace {
@@ -61,6 +64,21 @@ std::string hardware_description(int n_threads, const fs::path& root) {
          std::to_string(std::thread::hardware_concurrency()) + "\nthreads " +
          std::to_string(n_threads) + "\nprima " + PRIMA_VERSION + ", ggml " + ggml_version() + " " +
          ggml_commit() + "\n";
+}
+
+std::string computer_identity(const fs::path& root) {
+  const std::string boot = contents(root / "proc/sys/kernel/random/boot_id");
+  const auto memory = weights::available_memory(root);
+  std::error_code error;
+  const fs::path network = fs::read_symlink(root / "proc/self/ns/net", error);
+  if (boot.empty() || !memory || error) return "";
+  const std::string text = boot + network.string() + "\n" + memory->limiting_group;
+  unsigned char hash[16];
+  crypto_generichash(hash, sizeof(hash), reinterpret_cast<const unsigned char*>(text.data()),
+                     text.size(), nullptr, 0);
+  char hex[2 * sizeof(hash) + 1];
+  sodium_bin2hex(hex, sizeof(hex), hash, sizeof(hash));
+  return hex;
 }
 
 }  // namespace prima::profile

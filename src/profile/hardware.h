@@ -12,4 +12,10 @@ namespace prima::profile {
 // `root`: where /proc and /sys begin; tests have their own.
 std::string hardware_description(int n_threads, const std::filesystem::path& root = "/");
 
+// The same at processes that draw on the same memory: on one computer since it was started, in one
+// network and within the same cgroup that limits memory. A container or an emulated device has one
+// of these to itself. A hash, which says nothing of the computer; empty where the system does not
+// say, and then nothing is known to be shared.
+std::string computer_identity(const std::filesystem::path& root = "/");
+
 }  // namespace prima::profile

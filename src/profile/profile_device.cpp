@@ -250,6 +250,8 @@ class Measuring {
 void fill_memory(DeviceProfile& profile, const ProfileRequest& request,
                  const weights::MemoryBudget& budget) {
   profile.name = request.device_name;
+  // Who says how much memory a process may take has divided the computer by hand.
+  profile.computer = budget.was_asked ? "" : computer_identity();
   profile.memory_available_bytes = budget.for_layers();
   profile.unbudgeted_up_to_bytes = compute::held_with_ease(budget);
   profile.memory_reserve_bytes = 0;  // the budget has left it out

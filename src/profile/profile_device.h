@@ -24,9 +24,6 @@
 
 namespace prima::profile {
 
-// Compute buffers are measured for steps of so many tokens, and grow with them.
-inline constexpr std::uint32_t kProfiledStepTokens = 512;
-
 struct ProfileRequest {
   std::string device_name;
   std::vector<LayerClass> classes;  // all layers of the model, by class

@@ -23,6 +23,7 @@ DeviceProfile some_profile() {
   layer.long_context_tokens = 1024;
   DeviceProfile profile;
   profile.name = "laptop";
+  profile.computer = "5eed";
   profile.memory_available_bytes = 5 * kGiB + 1;
   profile.disk_read_bytes_per_second = 1.9e9;
   profile.compute_buffer_bytes = 77;
@@ -59,6 +60,46 @@ TEST(DeviceProfileJson, RefusesWhatIsNone) {
     ASSERT_FALSE(back) << damaged;
     EXPECT_NE(back.error().message().find("laptop.json"), std::string::npos);
   }
+}
+
+// Two plain processes of one computer are told from devices that are emulated on it.
+TEST(Hardware, TellsWhichProcessesShareAComputersMemory) {
+  const model::TemporaryFolder folder;
+  const fs::path root = folder.path();
+  const auto write = [&](const char* path, const std::string& text) {
+    fs::create_directories((root / path).parent_path());
+    std::ofstream(root / path, std::ios::trunc) << text;
+  };
+  const auto in_network = [&](const char* name) {
+    fs::create_directories(root / "proc/self/ns");
+    fs::remove(root / "proc/self/ns/net");
+    fs::create_symlink(name, root / "proc/self/ns/net");
+  };
+  write("proc/meminfo", "MemTotal: 8000000 kB\nMemAvailable: 4000000 kB\n");
+  write("proc/self/mountinfo", "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+  write("proc/self/cgroup", "0::/user/terminal1\n");
+  in_network("net:[1]");
+  EXPECT_EQ(computer_identity(root), "");  // a system that does not say
+  write("proc/sys/kernel/random/boot_id", "one\n");
+  const std::string one = computer_identity(root);
+  EXPECT_EQ(one.size(), 32u);
+  EXPECT_EQ(one.find("one"), std::string::npos);  // nothing to recognize the computer by elsewhere
+
+  write("proc/self/cgroup", "0::/user/terminal2\n");
+  EXPECT_EQ(computer_identity(root), one);
+  // Far less than what is limited: it still has memory of its own.
+  write("sys/fs/cgroup/user/terminal2/memory.max", "8000000000\n");
+  const std::string limited = computer_identity(root);
+  EXPECT_NE(limited, one);
+  write("proc/self/cgroup", "0::/user/terminal2/child\n");
+  EXPECT_EQ(computer_identity(root), limited);
+  write("proc/self/cgroup", "0::/user/terminal1\n");
+  EXPECT_EQ(computer_identity(root), one);
+  in_network("net:[2]");
+  EXPECT_NE(computer_identity(root), one);
+  in_network("net:[1]");
+  write("proc/sys/kernel/random/boot_id", "two\n");
+  EXPECT_NE(computer_identity(root), one);
 }
 
 TEST(Hardware, DescribesWhatContainersAllow) {
@@ -142,6 +183,9 @@ TEST_F(ProfileDevice, IsMeasuredOnce) {
   EXPECT_EQ(second->profile.cpu_layers[0].short_context_seconds.seconds,
             first->profile.cpu_layers[0].short_context_seconds.seconds);
   EXPECT_EQ(second->profile.memory_available_bytes, kGiB - 24 * kMiB);  // looked at anew
+  EXPECT_EQ(second->profile.computer, first->profile.computer);
+  request_.memory->was_asked = true;  // so much is this process's own
+  EXPECT_EQ(profile()->profile.computer, "");
   request_.n_threads = 2;
   EXPECT_TRUE(profile()->measured);
   request_.fresh = true;

@@ -62,7 +62,8 @@ Result<std::unique_ptr<Ring>> form_local(const model::ModelFile& model,
                              .devices = {}});
   };
   PRIMA_ASSIGN_OR_RETURN(auto executor, compute::Executor::create(model, executor_options, show));
-  return std::make_unique<LocalRing>(std::move(executor), n_layer, options.device_name, clock);
+  return std::make_unique<LocalRing>(std::move(executor), n_layer, executor_options.max_tokens,
+                                     options.device_name, clock);
 }
 
 // To workers on this device, and on others where there is a network.

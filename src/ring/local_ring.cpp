@@ -14,9 +14,10 @@ Duration StepTimings::travelling() const {
 }
 
 LocalRing::LocalRing(std::unique_ptr<compute::Executor> executor, std::uint32_t n_layer,
-                     std::string device_name, const Clock& clock)
+                     std::uint32_t max_tokens, std::string device_name, const Clock& clock)
     : executor_(std::move(executor)),
       layers_{0, n_layer},
+      max_tokens_(max_tokens),
       device_name_(std::move(device_name)),
       clock_(clock) {}
 
@@ -70,7 +71,8 @@ RingDescription LocalRing::describe() const {
                        .windows = {layers_},
                        .memory = executor_->memory()}},
           .rounds = 1,
-          .max_steps_in_flight = 1};
+          .max_steps_in_flight = 1,
+          .max_tokens = max_tokens_};
 }
 
 }  // namespace prima::ring

@@ -13,9 +13,10 @@ namespace prima::ring {
 
 class LocalRing final : public Ring {
  public:
-  // REQUIRES: the executor is a head's, with one window of all n_layer layers.
+  // REQUIRES: the executor is a head's, with one window of all n_layer layers, for steps of up to
+  // max_tokens.
   LocalRing(std::unique_ptr<compute::Executor> executor, std::uint32_t n_layer,
-            std::string device_name, const Clock& clock);
+            std::uint32_t max_tokens, std::string device_name, const Clock& clock);
 
   Status submit(const compute::Step& step, std::span<const std::int32_t> tokens,
                 Instant deadline) override;
@@ -27,6 +28,7 @@ class LocalRing final : public Ring {
  private:
   const std::unique_ptr<compute::Executor> executor_;
   const compute::LayerRange layers_;
+  const std::uint32_t max_tokens_;
   const std::string device_name_;
   const Clock& clock_;
   std::vector<float> hidden_;

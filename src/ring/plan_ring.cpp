@@ -58,6 +58,7 @@ Status RemoteRing::plan(const ModelSummary& model) {
   shares_ = std::move(plan.shares);
   route_ = std::move(plan.route);
   rounds_ = plan.rounds;
+  if (plan.max_tokens > 0) max_tokens_ = std::min(max_tokens_, plan.max_tokens);
   link_type_ = plan.link_type;
   return check_route(route_, model.n_layer, static_cast<std::uint32_t>(places_.size()));
 }

@@ -69,6 +69,7 @@ struct Planned {
       plan.shares = {{}, {.memory = 5 * kMiB, .slot_bytes = kMiB, .gpus = {}}};
       plan.route = {{{0, 0, {0, 2}}, {1, 0, {2, 4}}, {0, 1, {4, 5}}, {1, 1, {5, 8}}}};
       plan.rounds = 2;
+      plan.max_tokens = 16;
       return plan;
     };
   }
@@ -82,8 +83,10 @@ TEST(PlannedRing, AsksAllDevicesAndRunsWhatThePlannerSays) {
   world.run([&] {
     SimulatedWorkers workers(world, planned.options);
     std::map<std::string, DeviceShare> shares;
+    std::uint32_t max_tokens = 0;
     workers.on_load = [&](const Assignment& assignment) -> Status {
       shares[assignment.device_names[assignment.device]] = assignment.share;
+      max_tokens = assignment.max_tokens;
       return {};
     };
     const auto ring = workers.form(planned.options.ring, planned.planning);
@@ -101,11 +104,13 @@ TEST(PlannedRing, AsksAllDevicesAndRunsWhatThePlannerSays) {
     ASSERT_EQ(shares.size(), 1u);
     EXPECT_EQ(shares["worker2"].memory, 5 * kMiB);
     EXPECT_EQ(shares["worker2"].slot_bytes, kMiB);
+    EXPECT_EQ(max_tokens, 16u);
 
     const RingDescription description = (*ring)->describe();
     ASSERT_EQ(description.devices.size(), 2u);
     EXPECT_EQ(description.devices[1].name, "worker2");
     EXPECT_EQ(description.rounds, 2u);
+    EXPECT_EQ(description.max_tokens, 16u);
     RingDriver driver(**ring, world.clock());
     EXPECT_TRUE(driver.generate({{.prompt = {1, 2, 3}, .n_decode = 4}}));
   });

@@ -50,6 +50,7 @@ struct RingPlan {
   std::vector<DeviceShare> shares;     // by place in the ring
   Route route;                         // of places in the ring
   std::uint32_t rounds = 1;
+  std::uint32_t max_tokens = 0;  // of a step; 0: as the head's options say
   ggml_type link_type = GGML_TYPE_F32;
 };
 

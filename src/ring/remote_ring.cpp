@@ -35,6 +35,7 @@ RemoteRing::RemoteRing(transport::Network& network, RingOptions options,
       options_(std::move(options)),
       planning_(std::move(planning)),
       rounds_(options_.rounds),
+      max_tokens_(options_.executor.max_tokens),
       link_type_(options_.link_type),
       device_name_(options_.device_name) {}
 
@@ -137,7 +138,7 @@ Status RemoteRing::assign(const ModelSummary& model) {
             .n_hops = static_cast<std::uint32_t>(route_.hops.size()),
             .n_embd = model.n_embd,
             .n_ctx = options_.executor.n_ctx,
-            .max_tokens = std::min(options_.executor.max_tokens, options_.executor.n_ctx),
+            .max_tokens = std::min(max_tokens_, options_.executor.n_ctx),
             .link_type = link_type_};
   max_in_flight_ =
       options_.max_steps_in_flight > 0 ? options_.max_steps_in_flight : 2 * shape_.n_devices;
@@ -475,7 +476,8 @@ RingDescription RemoteRing::describe() const {
                                     .windows = windows_of(route_, kHead),
                                     .memory = executor_->memory()}},
                        .rounds = rounds_,
-                       .max_steps_in_flight = max_in_flight_};
+                       .max_steps_in_flight = max_in_flight_,
+                       .max_tokens = shape_.max_tokens};
   ring.devices.resize(shape_.n_devices);
   control_->with_members([&](Membership& members) {
     for (const Member& member : members.members()) {

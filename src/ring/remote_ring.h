@@ -129,6 +129,7 @@ class RemoteRing final : public Ring {
   ModelSummary model_;
   std::vector<DeviceShare> shares_;  // beside places_
   std::uint32_t rounds_ = 1;
+  std::uint32_t max_tokens_ = 0;  // of a step
   ggml_type link_type_ = GGML_TYPE_F32;
   std::uint32_t max_in_flight_ = 1;
   std::string device_name_;

@@ -62,6 +62,7 @@ struct RingDescription {
   std::vector<DeviceDescription> devices;  // in ring order, the head first
   std::uint32_t rounds = 1;
   std::uint32_t max_steps_in_flight = 1;
+  std::uint32_t max_tokens = 0;  // of a step
 };
 
 class Ring {

@@ -71,7 +71,8 @@ DriverResult on_one_device(std::uint32_t n_layer, const std::vector<DriverSequen
   options.windows = {{0, n_layer}};
   options.n_ctx = 256;
   const SystemClock clock;
-  LocalRing ring(std::make_unique<FakeExecutor>(options, n_layer), n_layer, "alone", clock);
+  LocalRing ring(std::make_unique<FakeExecutor>(options, n_layer), n_layer, options.max_tokens,
+                 "alone", clock);
   return RingDriver(ring, clock).generate(sequences).value();
 }
 

@@ -15,6 +15,7 @@ struct AvailableMemory {
   Bytes total = 0;      // of the machine, or of the cgroup that limits most
   Bytes available = 0;  // free, or held by pages that the system would give up (file cache)
   std::string limit;    // what decides: "memory", or the cgroup's folder
+  std::string limiting_group{};  // the innermost cgroup with a limit of its own; empty: none has
 };
 
 // Linux: MemAvailable, and each cgroup (v1 or v2) from this process's own up to the root, less what

@@ -89,6 +89,7 @@ void limit_by(const fs::path& group, bool v2, AvailableMemory& memory) {
   }
   constexpr Bytes kUnlimited = Bytes{1} << 60;  // v1 says a huge number where there is none
   if (!limit || *limit >= kUnlimited) return;
+  if (memory.limiting_group.empty()) memory.limiting_group = group.string();
   const Bytes used =
       read_number(group / (v2 ? "memory.current" : "memory.usage_in_bytes")).value_or(0);
   auto statistics = read_table(group / "memory.stat");
