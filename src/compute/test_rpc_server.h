@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <string>
 #include <thread>
@@ -34,7 +35,7 @@ inline int free_port() {
 // A child process that serves the CPU as an RPC device; ended with the object.
 class RpcServer {
  public:
-  RpcServer() : endpoint_("127.0.0.1:" + std::to_string(free_port())) {
+  RpcServer() : port_(free_port()), endpoint_("127.0.0.1:" + std::to_string(port_)) {
     process_ = ::fork();
     if (process_ == 0) {
       ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
@@ -48,17 +49,28 @@ class RpcServer {
     ::waitpid(process_, nullptr, 0);
   }
 
+  // ggml ends the process where it can't connect, so it is asked only once the server listens.
   Status connect() const {
-    Status status;
-    for (int attempt = 0; attempt < 100; ++attempt) {
-      status = add_remote_gpus(endpoint_);
-      if (status) break;
+    for (int attempt = 0; attempt < 200 && !listens(); ++attempt) {
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
     }
-    return status;
+    return add_remote_gpus(endpoint_);
   }
 
  private:
+  bool listens() const {
+    const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(static_cast<std::uint16_t>(port_));
+    const bool connected =
+        ::connect(socket, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+    ::close(socket);
+    return connected;
+  }
+
+  int port_;
   std::string endpoint_;
   pid_t process_ = -1;
 };
