@@ -24,6 +24,7 @@
 #include <ggml.h>
 
 #include "base/clock.h"
+#include "base/idle_work.h"
 #include "base/result.h"
 #include "base/units.h"
 #include "compute/step.h"
@@ -147,6 +148,10 @@ class Executor {
   // Whether another step passes the same layers as the next run() or logits() does, right after it:
   // weights that it reads from disk are kept for that one, as far as their slots hold them.
   virtual void keep_weights(bool /*keep*/) {}
+
+  // What run() and logits() do while they wait for weights; null: nothing. It must outlive this, or
+  // be taken away.
+  virtual void set_idle_work(IdleWork* /*work*/) {}
 
   // Since it was made.
   virtual WeightReads weight_reads() const { return {}; }

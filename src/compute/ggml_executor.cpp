@@ -408,6 +408,10 @@ void GgmlExecutor::keep_weights(bool keep) {
   for (const auto& device : devices_) device->keep_weights(keep);
 }
 
+void GgmlExecutor::set_idle_work(IdleWork* work) {
+  if (streamed_weights_ != nullptr) streamed_weights_->set_idle_work(work);
+}
+
 WeightReads GgmlExecutor::weight_reads() const {
   if (streamed_weights_ == nullptr) return {};
   const weights::StreamerStatistics statistics = streamed_weights_->statistics();

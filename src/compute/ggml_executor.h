@@ -24,6 +24,7 @@ class GgmlExecutor final : public Executor {
   Status begin(const Step& step) override;
   Status run(LayerRange layers, const Step& step, std::vector<float>& hidden) override;
   void keep_weights(bool keep) override;
+  void set_idle_work(IdleWork* work) override;
   WeightReads weight_reads() const override;
   Status logits(std::span<const float> hidden, std::vector<float>& logits) override;
   Status embeddings(std::span<const float> hidden, std::vector<float>& embeddings) override;

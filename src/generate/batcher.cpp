@@ -89,9 +89,15 @@ Batcher::Batcher(Engine& engine, const text::Tokenizer& tokenizer, const Batcher
       drafter_(drafter),
       max_context_(options.max_context > 0 ? std::min(options.max_context, engine.n_ctx())
                                            : engine.n_ctx()),
-      cache_(engine) {}
+      cache_(engine) {
+  if (drafter_ == nullptr) return;
+  ahead_.emplace(*drafter_);
+  engine_.set_idle_work(&*ahead_);
+}
 
-Batcher::~Batcher() = default;
+Batcher::~Batcher() {
+  if (ahead_) engine_.set_idle_work(nullptr);
+}
 
 Result<Batcher::Id> Batcher::add(Request request, text::Sampler sampler, Done done) {
   if (request.prompt.empty()) {
@@ -300,29 +306,34 @@ void Batcher::add_drafts(StepInFlight& step) {
   }
   if (parts.empty()) return;
   const std::uint32_t cells = engine_.free_cells();
-  std::uint32_t room = std::min(engine_.max_tokens(), cells) - step.n_tokens;
-  std::vector<std::uint32_t> lengths(parts.size());
-  choose_draft_lengths(step.n_tokens, acceptances,
-                       {.step = decode_cost_,
-                        .per_drafted_token = drafter_->cost_of_a_token(),
-                        .most = drafter_->most(),
-                        .room = room},
-                       lengths);
+  const std::uint32_t n_plain = step.n_tokens;
+  std::uint32_t room = std::min(engine_.max_tokens(), cells) - n_plain;
   std::vector<Draft> drafts;
+  std::vector<std::uint32_t> ready;
+  for (const JobPart* part : parts) {
+    drafts.push_back({part->job->slot->sequence.id(), part->job->writer.tokens(), 0, {}});
+    ready.push_back(drafter_->n_ready(drafts.back()));
+  }
+  const DraftCosts costs{.step = decode_cost_,
+                         .per_drafted_token = drafter_->cost_of_a_token(),
+                         .most = drafter_->most(),
+                         .room = room,
+                         .ready = ready};
+  std::vector<std::uint32_t> lengths(parts.size());
+  choose_draft_lengths(n_plain, acceptances, costs, lengths);
   for (std::size_t i = 0; i < parts.size(); ++i) {
     Job& job = *parts[i]->job;
     if (lengths[i] > 0) {
       job.drafts.pays();
-    } else if (decode_cost_.estimate(step.n_tokens)) {
+    } else if (decode_cost_.estimate(n_plain)) {
       if (job.drafts.is_tried_again()) lengths[i] = kTriedDraft;
       job.drafts.pause();
     }
     const std::size_t history = job.writer.tokens().size();
-    const std::uint32_t most = std::min<std::uint32_t>(
+    drafts[i].most = std::min<std::uint32_t>(
         {lengths[i], room, job.tokens_left() - 1,
          static_cast<std::uint32_t>(max_context_ - std::min<std::size_t>(history, max_context_))});
-    room -= most;
-    drafts.push_back({job.slot->sequence.id(), job.writer.tokens(), most, {}});
+    room -= drafts[i].most;
   }
   if (const Status status = drafter_->draft(drafts); !status) {
     log::warn("Drafting failed: {}", status.error().message());
@@ -334,6 +345,24 @@ void Batcher::add_drafts(StepInFlight& step) {
     parts[i]->n_drafted = static_cast<std::uint32_t>(tokens.size());
     parts[i]->n_outputs = 1 + parts[i]->n_drafted;
     step.n_tokens += parts[i]->n_drafted;
+    totals_.drafted_ahead_tokens += std::min(ready[i], parts[i]->n_drafted);
+  }
+  bet_on_drafts(parts, acceptances, costs, n_plain);
+}
+
+// While the step travels, as many tokens are guessed as the next would have if they cost nothing,
+// and the one before them.
+void Batcher::bet_on_drafts(std::span<JobPart* const> parts, std::span<const double> acceptances,
+                            DraftCosts costs, std::uint32_t n_tokens) {
+  costs.per_drafted_token = {};
+  std::vector<std::uint32_t> lengths(parts.size());
+  choose_draft_lengths(n_tokens, acceptances, costs, lengths);
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const Job& job = *parts[i]->job;
+    const std::size_t end = job.writer.tokens().size() + parts[i]->n_drafted + lengths[i];
+    const bool goes_on = parts[i]->n_drafted + lengths[i] < job.tokens_left() && end < max_context_;
+    if (lengths[i] == 0 || !goes_on) continue;
+    ahead_->bet(job.slot->sequence.id(), parts[i]->n_drafted, acceptances[i], lengths[i] + 1);
   }
 }
 
@@ -432,6 +461,7 @@ void Batcher::finish_step(ring::Ring::Finished finished) {
   for (const JobPart& part : step.parts) {
     const std::size_t n = part.n_outputs * width;
     --part.job->steps_in_flight;
+    if (ahead_) ahead_->settle(part.job->slot->sequence.id());
     if (!part.job->ended && part.n_outputs > 0) {
       if (step.embeddings) {
         take_states(part, rows.first(n));
@@ -477,6 +507,7 @@ void Batcher::end(const JobPointer& given, Result<Answer> answer) {
   job->ended = true;
   std::erase(running_, job);
   std::erase(queue_, job);
+  if (ahead_ && job->slot != nullptr) ahead_->settle(job->slot->sequence.id());
   if (job->slot != nullptr && job->steps_in_flight == 0) leave_slot(*job);
   const Done done = std::move(job->done);
   done(std::move(answer));
@@ -490,6 +521,7 @@ void Batcher::leave_slot(Job& job) {
 
 void Batcher::fail_all(const Error& error) {
   in_flight_.clear();
+  if (ahead_) ahead_->settle_all();
   while (!running_.empty()) {
     running_.front()->steps_in_flight = 0;
     end(running_.front(), tl::unexpected(error));
@@ -524,6 +556,7 @@ BatcherStatistics Batcher::statistics() const {
   result.running = static_cast<std::uint32_t>(running_.size());
   result.cells = engine_.n_ctx();
   result.free_cells = engine_.free_cells();
+  if (ahead_) result.guessed_ahead_tokens = ahead_->guessed();
   return result;
 }
 

@@ -38,6 +38,7 @@
 #include "generate/draft_length.h"
 #include "generate/drafter.h"
 #include "generate/engine.h"
+#include "generate/guess_ahead.h"
 #include "generate/prefix_cache.h"
 #include "generate/step_cost.h"
 #include "generate/writer.h"
@@ -70,6 +71,8 @@ struct BatcherStatistics {
   std::uint64_t generated_tokens = 0;
   std::uint64_t drafted_tokens = 0;
   std::uint64_t accepted_tokens = 0;
+  std::uint64_t guessed_ahead_tokens = 0;  // while the ring worked,
+  std::uint64_t drafted_ahead_tokens = 0;  // and of drafted_tokens those that were these
   std::uint64_t preemptions = 0;
   std::vector<Duration> computing{};  // by device of the ring
   Duration output_layer{};            // at the head
@@ -81,7 +84,7 @@ class Batcher {
   using Id = std::uint64_t;
   using Done = std::function<void(Result<Answer>)>;
 
-  // All must outlive it. `drafter` may be null.
+  // All must outlive it. `drafter` may be null. It has the ring's idle work for itself.
   Batcher(Engine& engine, const text::Tokenizer& tokenizer, const BatcherOptions& options,
           const Clock& clock, Drafter* drafter = nullptr);
   ~Batcher();
@@ -138,6 +141,8 @@ class Batcher {
   Result<bool> start_step();
   void add_decoding(StepInFlight& step);
   void add_drafts(StepInFlight& step);
+  void bet_on_drafts(std::span<JobPart* const> parts, std::span<const double> acceptances,
+                     DraftCosts costs, std::uint32_t n_tokens);
   void add_prefill(StepInFlight& step);
   std::uint32_t prefill_budget(std::uint32_t n_decoding, std::uint32_t n_waiting) const;
   bool make_cells(const JobPointer& job, std::uint32_t wanted);
@@ -159,6 +164,7 @@ class Batcher {
   const Clock& clock_;
   Drafter* const drafter_;
   const std::uint32_t max_context_;
+  std::optional<GuessAhead> ahead_;  // where there is a drafter
   PrefixCache cache_;
   std::deque<JobPointer> queue_;
   std::vector<JobPointer> running_;  // the oldest first

@@ -62,15 +62,18 @@ void choose_draft_lengths(std::uint32_t n_tokens, std::span<const double> accept
   double best_rate = expected / seconds(*plain) * kLeastGain;
   std::vector<std::uint32_t> chosen(lengths.size(), 0);
   std::uint32_t drafted = 0;
+  std::uint32_t to_draft = 0;  // of these: not ready
   while (drafted < costs.room && n_tokens + drafted < largest) {
     const auto next = std::max_element(marginal.begin(), marginal.end()) - marginal.begin();
     if (marginal[next] <= 0.0) break;
     expected += marginal[next];
     ++chosen[next];
     ++drafted;
+    const bool is_ready = !costs.ready.empty() && chosen[next] <= costs.ready[next];
+    to_draft += is_ready ? 0 : 1;
     marginal[next] = chosen[next] < costs.most ? marginal[next] * acceptances[next] : 0.0;
     const double time = seconds(*costs.step.estimate(n_tokens + drafted)) +
-                        drafted * seconds(costs.per_drafted_token);
+                        to_draft * seconds(costs.per_drafted_token);
     const double rate = expected / time;
     const bool considered =
         drafted > kLengths.back() || std::binary_search(kLengths.begin(), kLengths.end(), drafted);

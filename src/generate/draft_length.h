@@ -3,8 +3,9 @@
 //
 // An answer's k drafted tokens give E(k) = 1 + a + ... + a^k tokens on average, if each is right
 // with probability a; the step costs T(n + k) instead of T(n), and drafting k tokens its own time
-// (Leviathan et al., arXiv 2211.17192, section 3). Where no k > 0 pays, drafting pauses, and is
-// tried again after ever longer pauses, so that trying costs next to nothing.
+// (Leviathan et al., arXiv 2211.17192, section 3), unless they were guessed ahead. Where no k > 0
+// pays, drafting pauses, and is tried again after ever longer pauses, so that trying costs next to
+// nothing.
 //
 // Thread-compatible.
 #pragma once
@@ -40,10 +41,11 @@ class DraftRecord {
 };
 
 struct DraftCosts {
-  const StepCost& step;          // steps whose every token's logits are wanted
-  Duration per_drafted_token{};  // of the drafter
-  std::uint32_t most = 0;        // per answer
-  std::uint32_t room = 0;        // tokens and cells left for drafts in this step
+  const StepCost& step;                    // steps whose every token's logits are wanted
+  Duration per_drafted_token{};            // of the drafter
+  std::uint32_t most = 0;                  // per answer
+  std::uint32_t room = 0;                  // tokens and cells left for drafts in this step
+  std::span<const std::uint32_t> ready{};  // drafted already, by answer: these take no more time
 };
 
 // `n_tokens`: of the step without drafts. Sets how many to draft for each answer; the records say

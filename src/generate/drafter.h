@@ -33,6 +33,16 @@ class Drafter {
   // Fills in the drafts' tokens.
   virtual Status draft(std::span<Draft> drafts) = 0;
 
+  // One more token for each of these sequences, beyond all that was guessed of them before: kept,
+  // for when histories go on that way. Fails with resource_exhausted where there is no room for it,
+  // or nothing to go on from.
+  virtual Status guess_further(std::span<const std::int32_t> /*sequences*/) {
+    return fail(ErrorCode::resource_exhausted, "this drafter does not guess ahead");
+  }
+
+  // How many tokens of a guess are there already.
+  virtual std::uint32_t n_ready(const Draft& /*draft*/) const { return 0; }
+
   // The longest guess worth asking for.
   virtual std::uint32_t most() const = 0;
 

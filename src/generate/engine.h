@@ -68,6 +68,9 @@ class Engine {
   // cancelled (call again: nothing is lost), deadline_exceeded or what the ring reports.
   Result<ring::Ring::Finished> next(const std::function<bool()>& cancelled = {});
 
+  // As Ring::set_idle_work().
+  void set_idle_work(IdleWork* work) { ring_.set_idle_work(work); }
+
   // Waits for the steps in flight and drops their results: false if that takes longer than `limit`.
   bool drain(Duration limit);
 

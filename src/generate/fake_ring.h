@@ -36,6 +36,7 @@ class FakeRing final : public ring::Ring {
     std::uint32_t max_steps_in_flight = 1;
     Duration step_time = std::chrono::milliseconds(10);  // a step, from submit to the result,
     Duration token_time{};                               // and more for each of its tokens
+    bool waits_in_submit = false;  // as one device that reads its weights from disk
     // The token that the toy model likes best after these.
     std::function<std::int32_t(const std::vector<std::int32_t>&)> next_token;
   };
@@ -74,6 +75,10 @@ class FakeRing final : public ring::Ring {
     }
     steps.push_back(step);
     const Instant ready = clock_.now() + finished.timings.total;
+    if (options_.waits_in_submit) {
+      work_idly(ready, Instant::max());
+      clock_.set(std::max(clock_.now(), ready));
+    }
     queue_.push_back({std::move(finished), ready});
     most_in_flight = std::max(most_in_flight, queue_.size());
     return {};
@@ -87,6 +92,7 @@ class FakeRing final : public ring::Ring {
   Result<Finished> next(Instant deadline) override {
     if (queue_.empty()) return fail(ErrorCode::invalid_argument, "no step is in flight");
     auto& [finished, ready] = queue_.front();
+    work_idly(ready, deadline);
     if (ready > deadline) {
       clock_.set(deadline);
       return fail(ErrorCode::deadline_exceeded, "not yet");
@@ -111,6 +117,8 @@ class FakeRing final : public ring::Ring {
     return {.devices = {}, .rounds = 1, .max_steps_in_flight = options_.max_steps_in_flight};
   }
 
+  void set_idle_work(IdleWork* work) override { idle_work_ = work; }
+
   const std::vector<std::int32_t>& history(std::int32_t sequence) { return histories_[sequence]; }
   std::uint32_t cells_used() const { return cells_.used(); }
 
@@ -120,8 +128,24 @@ class FakeRing final : public ring::Ring {
   std::optional<std::uint64_t> fail_submit_at;
 
  private:
+  // As a ring that waits until `ready` for others, or for its disk, without a limit but `deadline`.
+  void work_idly(Instant ready, Instant deadline) {
+    if (idle_work_ == nullptr || clock_.now() >= ready) return;
+    const Instant start = idle_since_.value_or(clock_.now());
+    idle_since_ = start;
+    while (clock_.now() < std::min(ready, deadline)) {
+      if (!idle_work_->work(IdleWork::kRing, clock_.now() - start)) break;
+    }
+    if (deadline < std::max(ready, clock_.now())) return;
+    clock_.set(std::max(clock_.now(), ready));
+    idle_work_->ended(IdleWork::kRing, clock_.now() - start);
+    idle_since_.reset();
+  }
+
   const Options options_;
   ManualClock& clock_;
+  IdleWork* idle_work_ = nullptr;
+  std::optional<Instant> idle_since_;
   compute::KvCells cells_;
   Histories histories_;
   std::deque<std::pair<Finished, Instant>> queue_;

@@ -22,6 +22,7 @@ class LocalRing final : public Ring {
                 Instant deadline) override;
   Result<Finished> next(Instant deadline) override;
   std::size_t in_flight() const override { return finished_.size(); }
+  void set_idle_work(IdleWork* work) override { executor_->set_idle_work(work); }
   Status reset(Instant deadline) override;
   RingDescription describe() const override;
 

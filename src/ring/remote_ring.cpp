@@ -309,6 +309,7 @@ void RemoteRing::drop_steps() {
   under_way_.clear();
   waiting_.clear();
   finished_.clear();
+  idle_since_.reset();
 }
 
 tl::unexpected<Error> RemoteRing::give_up(Error error) {
@@ -322,13 +323,17 @@ Status RemoteRing::work(Instant deadline) {
   if (Status ok = check(); !ok) return give_up(std::move(ok.error()));
   if (Status started = start_waiting_parts(); !started) return give_up(std::move(started.error()));
   Instant wait_until = network_.clock().now();  // no wait: only look whether something has come
-  if (!node_->ready()) {
+  if (!node_->ready() && !works_idly()) {
     executor_->rest();
     node_->set_idle(true);
     wait_until = deadline;
   }
   auto incoming = listener_->receive(wait_until);
   node_->set_idle(false);
+  if (incoming && idle_since_) {
+    idle_work_->ended(IdleWork::kRing, network_.clock().now() - *idle_since_);
+    idle_since_.reset();
+  }
   Status worked;
   if (incoming) {
     worked = node_->accept(std::move(incoming->message));
@@ -341,6 +346,22 @@ Status RemoteRing::work(Instant deadline) {
     worked = finish_part(std::move(*returned));
   }
   return give_up(std::move(worked.error()));
+}
+
+// Whether something other than waiting was done, or nobody has looked yet whether there is a need
+// to wait. At most a slice in one call of work(): what interrupts the listener is noticed there.
+bool RemoteRing::works_idly() {
+  if (idle_work_ == nullptr) return false;
+  const Instant now = network_.clock().now();
+  if (idle_since_) return idle_work_->work(IdleWork::kRing, now - *idle_since_);
+  idle_since_ = now;
+  return true;
+}
+
+void RemoteRing::set_idle_work(IdleWork* work) {
+  idle_work_ = work;
+  idle_since_.reset();
+  executor_->set_idle_work(work);
 }
 
 Status RemoteRing::finish_part(Node::Returned returned) {

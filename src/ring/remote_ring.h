@@ -51,6 +51,7 @@ class RemoteRing final : public Ring {
                 Instant deadline) override;
   Result<Finished> next(Instant deadline) override;
   std::size_t in_flight() const override { return steps_.size() + finished_.size(); }
+  void set_idle_work(IdleWork* work) override;
   Status reset(Instant deadline) override;
   RingDescription describe() const override;
   std::optional<std::string> reason_to_form_anew() override;
@@ -113,6 +114,7 @@ class RemoteRing final : public Ring {
 
   // Takes what has come and computes one hop, or waits for something to come.
   Status work(Instant deadline);
+  bool works_idly();
   Status start_waiting_parts();
   Status finish_part(Node::Returned returned);
   void finish_step(std::uint64_t step_id);
@@ -152,6 +154,8 @@ class RemoteRing final : public Ring {
   std::deque<WaitingPart> waiting_;          // for room
   std::uint64_t next_part_id_ = 1;
   std::deque<Finished> finished_;
+  IdleWork* idle_work_ = nullptr;
+  std::optional<Instant> idle_since_;  // nothing to do and nothing come
   std::optional<Error> failed_;
   std::unique_ptr<HeadControl>
       control_;  // last: its thread looks at the node and wakes the listener

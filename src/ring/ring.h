@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/idle_work.h"
 #include "base/result.h"
 #include "base/units.h"
 #include "compute/executor.h"
@@ -91,6 +92,10 @@ class Ring {
 
   // Steps submitted whose results next() has not returned yet.
   virtual std::size_t in_flight() const = 0;
+
+  // What submit() and next() do while this device waits for others or for its disk; null: nothing.
+  // It must outlive the ring, or be taken away.
+  virtual void set_idle_work(IdleWork* /*work*/) {}
 
   // Drops all steps in flight and forgets all sequences on every device (after a cancelled answer,
   // between requests).

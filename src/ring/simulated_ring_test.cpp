@@ -266,6 +266,64 @@ std::string as_bytes(const std::vector<std::int32_t>& tokens, std::size_t width)
   return bytes;
 }
 
+// Slices of 4 ms while the three others compute for 30 ms, but none where the head has work itself.
+TEST(SimulatedRing, WorksIdlyWhileItWaitsForOthers) {
+  class Slices final : public IdleWork {
+   public:
+    explicit Slices(SimulatedWorld& world) : world_(world) {}
+    bool work(Place place, Duration waited) override {
+      EXPECT_EQ(place, kRing);
+      if (waited + milliseconds(4) > limit) return false;
+      world_.sleep(milliseconds(4));
+      ++n_slices;
+      return true;
+    }
+    void ended(Place, Duration waited) override { lengths.push_back(waited); }
+
+    Duration limit{};
+    int n_slices = 0;
+    std::vector<Duration> lengths;
+
+   private:
+    SimulatedWorld& world_;
+  };
+
+  const DriverSequence sequence{.prompt = {1, 2, 3}, .n_decode = 20};
+  SimulatedWorld world;
+  world.run([&] {
+    SimulatedWorkers workers(world, timed_ring(4));
+    const auto ring = workers.form().value();
+    RingDriver driver(*ring, world.clock());
+    const auto generate = [&] {
+      const Instant started = world.clock().now();
+      auto result = driver.generate({sequence}).value();
+      return std::pair(std::move(result), seconds(world.clock().now() - started));
+    };
+    const auto [expected, plain_time] = generate();
+    Slices slices(world);
+    ring->set_idle_work(&slices);
+    EXPECT_EQ(generate().first, expected);
+    EXPECT_EQ(slices.n_slices, 0);
+    ASSERT_EQ(slices.lengths.size(), 20u);
+    for (const Duration length : slices.lengths) EXPECT_NEAR(milliseconds(length), 30, 2);
+
+    slices.limit = milliseconds(29);  // that fits
+    const auto [beside, time] = generate();
+    EXPECT_EQ(beside, expected);
+    EXPECT_EQ(slices.n_slices, 20 * 7);
+    EXPECT_NEAR(time, plain_time, 0.001);
+
+    slices.limit = milliseconds(1000);  // what has come is taken at once: at most a slice too late
+    EXPECT_EQ(generate().first, expected);
+    EXPECT_LE(milliseconds(*std::ranges::max_element(slices.lengths)), 36);
+
+    ring->set_idle_work(nullptr);
+    const int before = slices.n_slices;
+    EXPECT_EQ(generate().first, expected);
+    EXPECT_EQ(slices.n_slices, before);
+  });
+}
+
 TEST(SimulatedRing, SendsWorkersNoTokens) {
   const std::vector<std::int32_t> prompt{17, 29, 5, 23, 11, 2, 30, 8};
   std::string received;

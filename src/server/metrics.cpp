@@ -94,6 +94,10 @@ std::string Metrics::print(bool ready, Instant now) const {
          b.drafted_tokens);
   single(out, "prima_accepted_tokens_total", "counter", "Of them, those that were right",
          b.accepted_tokens);
+  single(out, "prima_guessed_ahead_tokens_total", "counter",
+         "Tokens guessed while the ring verified those before", b.guessed_ahead_tokens);
+  single(out, "prima_drafted_ahead_tokens_total", "counter",
+         "Of those drafted, the ones that had been guessed ahead", b.drafted_ahead_tokens);
   single(out, "prima_draft_acceptance_ratio", "gauge", "Drafted tokens that were right",
          b.drafted_tokens == 0
              ? 0.0

@@ -16,8 +16,11 @@ TEST(Metrics, ArePrometheusText) {
       .n_prompt = 10, .n_generated = 3, .time_to_first_token = 60ms, .decoding = 40ms};
   metrics.count_answer(answer);
   metrics.count_request("refused");
-  metrics.set_batcher(
-      {.queued = 4, .drafted_tokens = 10, .accepted_tokens = 7, .computing = {2s, 3s}});
+  metrics.set_batcher({.queued = 4,
+                       .drafted_tokens = 10,
+                       .accepted_tokens = 7,
+                       .guessed_ahead_tokens = 5,
+                       .computing = {2s, 3s}});
   metrics.set_ring({.devices = {{.name = "head",
                                  .address = "",
                                  .state = "serving",
@@ -37,6 +40,7 @@ TEST(Metrics, ArePrometheusText) {
   EXPECT_THAT(text, HasSubstr("prima_time_per_output_token_seconds_bucket{le=\"0.025\"} 1\n"));
   EXPECT_THAT(text, HasSubstr("prima_requests_queued 4\n"));
   EXPECT_THAT(text, HasSubstr("prima_draft_acceptance_ratio 0.7\n"));
+  EXPECT_THAT(text, HasSubstr("prima_guessed_ahead_tokens_total 5\n"));
   EXPECT_THAT(text, HasSubstr("prima_device_compute_seconds_total{device=\"head\"} 2\n"));
   EXPECT_THAT(text, HasSubstr("prima_device_idle_seconds_total{device=\"head\"} 8\n"));
   EXPECT_THAT(text, HasSubstr("device=\"a \\\"quoted\\\" one\"} 3\n"));

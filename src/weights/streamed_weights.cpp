@@ -374,6 +374,10 @@ WeightMemory StreamedWeights::memory() const {
   return memory;
 }
 
+void StreamedWeights::set_idle_work(IdleWork* work) {
+  if (streamer_) streamer_->set_idle_work(work);
+}
+
 StreamerStatistics StreamedWeights::statistics() const {
   return streamer_ ? streamer_->statistics() : StreamerStatistics{};
 }

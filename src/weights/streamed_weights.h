@@ -78,6 +78,9 @@ class StreamedWeights final : public Weights {
   void release(StageIndex stage) override;
   Bytes memory_bytes() const override { return memory().total(); }
 
+  // As Streamer::set_idle_work().
+  void set_idle_work(IdleWork* work);
+
   WeightMemory memory() const;
   StreamerStatistics statistics() const;
 

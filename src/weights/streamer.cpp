@@ -95,6 +95,7 @@ Result<std::byte*> Streamer::acquire(StageIndex stage) {
   const SystemClock clock;
   const Instant start = clock.now();
   bool tried_again = false;
+  bool had_to_wait = false;
   std::unique_lock lock(mutex_);
   while (true) {
     const SlotRing::Acquired acquired = ring_.acquire(stage);
@@ -102,6 +103,7 @@ Result<std::byte*> Streamer::acquire(StageIndex stage) {
       case SlotRing::Readiness::ready:
         ++statistics_.stages_acquired;
         statistics_.waited += clock.now() - start;
+        if (had_to_wait && idle_work_ != nullptr) idle_work_->ended(stage, clock.now() - start);
         return memory_.data() + acquired.position;
       case SlotRing::Readiness::failed:
         if (tried_again || ring_.error().code != ErrorCode::io) {
@@ -115,8 +117,15 @@ Result<std::byte*> Streamer::acquire(StageIndex stage) {
                     "stages in use leave too little slot memory for the next one");
       case SlotRing::Readiness::loading: break;
     }
+    had_to_wait = true;
     work_to_do_.notify_all();
     const std::uint64_t seen = completions_;
+    if (idle_work_ != nullptr) {
+      lock.unlock();
+      const bool worked = idle_work_->work(stage, clock.now() - start);
+      lock.lock();
+      if (worked) continue;
+    }
     const bool progressed =
         progress_.wait_for(lock, options_.stall_limit, [&] { return completions_ != seen; });
     if (!progressed) {

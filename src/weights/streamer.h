@@ -2,7 +2,7 @@
 // busy in order of use, as far ahead as the slot memory allows. slot_ring.h has the life of a slot
 // and all decisions; this adds the thread, the waiting and the deadlines.
 //
-// acquire() and release() are for the computing thread; the rest is thread-safe.
+// acquire(), release() and set_idle_work() are for the computing thread; the rest is thread-safe.
 //
 // Destroying it waits for reads in flight. Should a disk never answer, the reader and its memory
 // are left to the process's end rather than freed under a read.
@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/idle_work.h"
 #include "base/result.h"
 #include "base/units.h"
 #include "weights/reader.h"
@@ -53,6 +54,9 @@ class Streamer {
   // Whether acquire() would find the stage read or being read.
   bool is_coming_up(StageIndex stage) const;
 
+  // What acquire() does while it waits; null: nothing. It is called without the streamer's lock.
+  void set_idle_work(IdleWork* work) { idle_work_ = work; }
+
   // What `skip` says has changed.
   void residency_changed();
 
@@ -67,6 +71,7 @@ class Streamer {
   const StreamerOptions options_;
   std::unique_ptr<Reader> reader_;  // used by the thread only, check_unchanged() excepted
   SlotMemory memory_;
+  IdleWork* idle_work_ = nullptr;
 
   mutable std::mutex mutex_;
   std::condition_variable work_to_do_;  // for the thread: bytes came free, or stop

@@ -168,6 +168,47 @@ TEST_F(StreamerTest, AReadOfFiveSecondsIsWaitedFor) {
   EXPECT_EQ(streamer.statistics().failed_reads, 0u);
 }
 
+// The only read that ever completes does so while other work is done: nobody may wait for another.
+TEST_F(StreamerTest, WhatCompletesDuringIdleWorkIsNotMissed) {
+  class Once final : public IdleWork {
+   public:
+    bool work(Place place, Duration) override {
+      EXPECT_EQ(place, 0u);
+      ++n_asked;
+      if (n_asked > 1) return false;
+      let_read = true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      return worked;
+    }
+    void ended(Place place, Duration waited) override {
+      EXPECT_EQ(place, 0u);
+      EXPECT_GE(waited, std::chrono::milliseconds(100));
+      ++n_ended;
+    }
+    std::atomic<bool> let_read = false;
+    bool worked = true;
+    int n_asked = 0;
+    int n_ended = 0;
+  };
+  for (const bool worked : {true, false}) {
+    Once idle_work;
+    idle_work.worked = worked;
+    script_->fault = [&](const ReadRequest&) -> Status {
+      for (int i = 0; i < 5000 && !idle_work.let_read; ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+      return {};
+    };
+    auto streamer = make();
+    streamer.set_idle_work(&idle_work);
+    const auto data = streamer.acquire(0);
+    ASSERT_TRUE(data) << data.error().message();
+    expect_content(0, *data);
+    EXPECT_GE(idle_work.n_asked, 1);
+    EXPECT_EQ(idle_work.n_ended, 1);
+  }
+}
+
 TEST_F(StreamerTest, ASilentDiskIsAnErrorAfterTheStallLimit) {
   script_->hangs = true;
   auto streamer = make({.stall_limit = std::chrono::milliseconds(50)});
