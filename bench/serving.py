@@ -174,7 +174,8 @@ def run_once(options, folder, draft, seed):
         command += ["--draft", draft]
     with open(folder / "answer.txt", "w") as answer, open(folder / "log.txt", "w") as log:
         if options.disk:
-            device = Device("serving0", options.memory, options.disk, [options.model])
+            device = Device("serving0", options.memory + options.room, options.disk,
+                            [options.model])
             begin = device.start
         else:
             begin = subprocess.Popen
@@ -271,6 +272,8 @@ def main():
         if kind == "drafts":
             sub.add_argument("--prompt", required=True)
             sub.add_argument("--temperature", type=float, default=0.0)
+            sub.add_argument("--room", type=size, default=0,
+                             help="memory of the control group beyond --memory, for a draft model")
     options = parser.parse_args()
     results = options.work(options)
     if options.json:

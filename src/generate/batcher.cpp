@@ -345,7 +345,9 @@ void Batcher::add_drafts(StepInFlight& step) {
     parts[i]->n_drafted = static_cast<std::uint32_t>(tokens.size());
     parts[i]->n_outputs = 1 + parts[i]->n_drafted;
     step.n_tokens += parts[i]->n_drafted;
-    totals_.drafted_ahead_tokens += std::min(ready[i], parts[i]->n_drafted);
+    const std::uint32_t n_ahead = std::min(ready[i], parts[i]->n_drafted);
+    totals_.drafted_ahead_tokens += n_ahead;
+    log::debug("drafted {} tokens, {} of them ahead", parts[i]->n_drafted, n_ahead);
   }
   bet_on_drafts(parts, acceptances, costs, n_plain);
 }

@@ -305,7 +305,7 @@ TEST(SimulatedRing, WorksIdlyWhileItWaitsForOthers) {
     EXPECT_EQ(generate().first, expected);
     EXPECT_EQ(slices.n_slices, 0);
     ASSERT_EQ(slices.lengths.size(), 20u);
-    for (const Duration length : slices.lengths) EXPECT_NEAR(milliseconds(length), 30, 2);
+    for (const Duration length : slices.lengths) EXPECT_NEAR(seconds(length), 0.030, 0.002);
 
     slices.limit = milliseconds(29);  // that fits
     const auto [beside, time] = generate();
@@ -315,7 +315,7 @@ TEST(SimulatedRing, WorksIdlyWhileItWaitsForOthers) {
 
     slices.limit = milliseconds(1000);  // what has come is taken at once: at most a slice too late
     EXPECT_EQ(generate().first, expected);
-    EXPECT_LE(milliseconds(*std::ranges::max_element(slices.lengths)), 36);
+    EXPECT_LE(seconds(*std::ranges::max_element(slices.lengths)), 0.036);
 
     ring->set_idle_work(nullptr);
     const int before = slices.n_slices;
