@@ -147,6 +147,7 @@ TEST(PlannedRing, IsObservedAlsoOnADeviceAlone) {
   std::uint32_t observed = 0;
   RingOptions options;
   options.executor.n_ctx = 64;
+  options.executor.n_threads = 1;  // ThreadSanitizer does not know OpenMP's barriers
   options.gather_time = {};
   options.make_planning = [&](const model::ModelFile&) {
     RingPlanning planning;
