@@ -328,7 +328,7 @@ void StreamedWeights::release(StageIndex index) {
   stage.in_slot = false;
 }
 
-// A resident stage whose pages the system took. They come back in place: the slots are busy with
+// A resident stage whose pages the system took, or one just given up. They come back in place: the slots are busy with
 // what comes next, and leaving the order of streaming would cost more. That it happened at all is
 // for the residency policy, which has fewer stages resident soon.
 Status StreamedWeights::bring_back(const Stage& stage) {
@@ -337,7 +337,8 @@ Status StreamedWeights::bring_back(const Stage& stage) {
     PRIMA_RETURN_IF_ERROR(file.check_unchanged());
     if (file.is_in_memory(member.bytes)) continue;
     PRIMA_RETURN_IF_ERROR(file.fetch(member.bytes));
-    lost_bytes_ += member.bytes.size;
+    // What set_resident() gave up was not taken; counted, it would make the next to be given up.
+    if (stage.resident) lost_bytes_ += member.bytes.size;
   }
   return {};
 }

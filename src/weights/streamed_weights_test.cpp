@@ -1,0 +1,62 @@
+#include "weights/streamed_weights.h"
+
+#include <gtest/gtest.h>
+
+#include "model/synth.h"
+#include "model/testing/temporary_folder.h"
+
+namespace prima::weights {
+namespace {
+
+class StreamedWeightsTest : public testing::Test {
+ protected:
+  StreamedWeightsTest() {
+    const auto path = folder_.path() / "model.gguf";
+    EXPECT_TRUE(model::synthesize(model::SynthOptions{}, path));
+    const auto model = model::ModelFile::open(path).value();
+    WeightRequest request;
+    for (int layer = 0; layer < static_cast<int>(model.hyperparameters().n_layer); ++layer) {
+      request.layers.push_back(layer);
+    }
+    const WeightLayout layout = gguf_layout(model, request);
+    weights_ = StreamedWeights::open(layout).value();
+    for (const PlacedTensor& tensor : layout.tensors) {
+      if (!is_staged(tensor)) continue;
+      for (const ggml_tensor* part : weights_->parts(tensor.role, tensor.layer)) {
+        const auto stage = weights_->streamed_stage(part);
+        if (stage && (cycle_.empty() || cycle_.back() < *stage)) cycle_.push_back(*stage);
+      }
+    }
+    const Bytes least = weights_->smallest_budget();
+    EXPECT_TRUE(weights_->start(least + 3 * (weights_->full_budget() - least) / 4));
+  }
+
+  void use_all() {
+    for (const StageIndex stage : cycle_) {
+      ASSERT_TRUE(weights_->acquire(stage));
+      weights_->release(stage);
+    }
+  }
+
+  model::TemporaryFolder folder_;
+  std::unique_ptr<StreamedWeights> weights_;
+  std::vector<StageIndex> cycle_;  // in order of use
+};
+
+// Else giving up a little would be followed by giving up all, each time as much as the time before.
+TEST_F(StreamedWeightsTest, WhatIsGivenUpWasNotTakenByTheSystem) {
+  const Bytes before = weights_->memory().resident;
+  use_all();
+  ASSERT_TRUE(weights_->set_resident(before / 2));
+  ASSERT_LT(weights_->memory().resident, before);
+  use_all();
+  use_all();
+  EXPECT_EQ(weights_->lost_bytes(), 0);
+  ASSERT_TRUE(weights_->set_resident(before));
+  EXPECT_GT(weights_->memory().resident, before / 2);
+  use_all();
+  EXPECT_EQ(weights_->lost_bytes(), 0);
+}
+
+}  // namespace
+}  // namespace prima::weights
