@@ -173,6 +173,9 @@ def prima_by_itself(bench: Bench, cold: bool, lengths: list[int]) -> dict:
     bench.plan = Plan(tuple([bench.home.cluster.head] + [device.name for device in bench.home.cluster.devices
                                                          if device.name != bench.home.cluster.head]))
     try:
+        if cold:  # one after the other: devices of their own would not slow each other's measurements
+            for device in bench.plan.devices:
+                bench.home.output(device, [str(bench.prima), "profile", *_device_options(bench, device)])
         figures = prima(bench, cold, lengths)
     finally:
         bench.plan = plan

@@ -163,6 +163,7 @@ Status StreamedWeights::start(Bytes budget, const std::function<bool(Bytes, Byte
   PRIMA_ASSIGN_OR_RETURN(schedule_, schedule(budget - memory().always, *reader, cycle));
   for (std::size_t i = 0; i < stages_.size(); ++i) stages_[i]->resident = !schedule_.streamed[i];
 
+  if (schedule_.streamed_bytes > 0) drop_all_but_resident();
   Bytes done = 0;
   for (const auto& stage : stages_) {
     if (!stage->resident) continue;
@@ -328,9 +329,9 @@ void StreamedWeights::release(StageIndex index) {
   stage.in_slot = false;
 }
 
-// A resident stage whose pages the system took, or one just given up. They come back in place: the slots are busy with
-// what comes next, and leaving the order of streaming would cost more. That it happened at all is
-// for the residency policy, which has fewer stages resident soon.
+// A resident stage whose pages the system took, or one just given up. They come back in place: the
+// slots are busy with what comes next, and leaving the order of streaming would cost more. That it
+// happened at all is for the residency policy, which has fewer stages resident soon.
 Status StreamedWeights::bring_back(const Stage& stage) {
   for (const Member& member : stage.members) {
     const MappedFile& file = *files_[member.file];
@@ -352,6 +353,25 @@ Status StreamedWeights::fetch(const Stage& stage) const {
 
 void StreamedWeights::drop(const Stage& stage) const {
   for (const Member& member : stage.members) files_[member.file]->drop(member.bytes);
+}
+
+// What earlier programs left of the model in the system's file cache. This one reads it past the
+// cache, which would keep it, as pages that were used before, and drop the resident stages instead.
+void StreamedWeights::drop_all_but_resident() const {
+  std::vector<std::vector<ByteRange>> kept(files_.size());
+  for (const auto& stage : stages_) {
+    if (!stage->resident) continue;
+    for (const Member& member : stage->members) kept[member.file].push_back(member.bytes);
+  }
+  for (std::size_t i = 0; i < files_.size(); ++i) {
+    std::ranges::sort(kept[i], {}, &ByteRange::offset);
+    kept[i].push_back({files_[i]->size(), 0});
+    Bytes begin = 0;
+    for (const ByteRange& range : kept[i]) {
+      if (range.offset > begin) files_[i]->drop({begin, range.offset - begin});
+      begin = std::max(begin, range.end());
+    }
+  }
 }
 
 // Looked at rarely, for the system goes over every page of the embedding to answer.

@@ -125,6 +125,7 @@ class StreamedWeights final : public Weights {
   Status verify(Stage& stage) const;
   Status fetch(const Stage& stage) const;
   void drop(const Stage& stage) const;
+  void drop_all_but_resident() const;
   void limit_embedding_rows();
 
   StreamingOptions options_;
