@@ -1,6 +1,7 @@
 """The limits are real: what is measured from inside a device is what the cluster file says, within
 10 %. Needs root; exits with 77 (skipped) where there can be no lab."""
 
+import time
 import unittest
 
 import lab_under_test
@@ -44,13 +45,14 @@ class LimitsTest(unittest.TestCase):
         return home
 
     def check(self, measure, *arguments, **options) -> None:
-        """A second try: another program may have had the machine for a moment."""
-        comparison = measure(*arguments, **options)
-        if abs(comparison.ratio - 1) > 0.1:
-            print(f"again:  {comparison.line()}")
+        """Tries again for a while: other programs, or other guests of the host, may have the machine."""
+        for pause in (0, 1, 5, 15, 30):
+            time.sleep(pause)
             comparison = measure(*arguments, **options)
-        print(comparison.line())
-        self.assertAlmostEqual(comparison.ratio, 1, delta=0.1, msg=comparison.line())
+            print(comparison.line())
+            if abs(comparison.ratio - 1) <= 0.1:
+                return
+        self.fail(comparison.line())
 
     def test_memory(self):
         home = self.household(PLAIN)
