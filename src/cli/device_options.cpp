@@ -167,7 +167,7 @@ ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx
   static_cast<void>(apply(options.processor, ring.executor));  // check() has seen it succeed
   ring.executor.max_tokens = step_tokens(ring.executor, n_ctx, model.hyperparameters());
   ring.make_observer = [&model, executor = ring.executor] {
-    return learn_from_generation(model, {.executor = executor, .kv_type = executor.kv_type});
+    return learn_from_generation(model, {.executor = executor});
   };
   return ring;
 }

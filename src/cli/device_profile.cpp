@@ -26,9 +26,9 @@ profile::ProfileRequest request_for(const model::ModelFile& model, const Profile
   const compute::ExecutorOptions& executor = options.executor;
   profile::ProfileRequest request;
   request.device_name = options.device_name.empty() ? ring::host_name() : options.device_name;
-  request.classes = plan::layers_by_class(planned_shape(model, options.kv_type));
-  request.is_head = options.is_head;
-  request.kv_type = options.kv_type;
+  request.classes = plan::layers_by_class(planned_shape(model, executor.kv_type));
+  request.is_head = executor.is_head;
+  request.kv_type = executor.kv_type;
   request.n_threads = executor.n_threads;
   request.memory = executor.memory;
   request.gpu_memory_limit = executor.gpu.memory_limit;

@@ -13,11 +13,10 @@
 namespace prima::cli {
 
 struct ProfileOptions {
-  // What of this device may be used: its threads, memory, GPUs' memory and way of streaming count.
+  // What of this device may be used, and as what: its threads, memory, GPUs' memory, way of
+  // streaming, kind of KV cache and whether it is a head count.
   compute::ExecutorOptions executor;
   std::string device_name{};  // empty: the host's name
-  ggml_type kv_type = GGML_TYPE_F16;
-  bool is_head = true;
   bool fresh = false;
   bool only_known = false;  // fail with not_found rather than measure
 };

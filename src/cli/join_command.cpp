@@ -225,10 +225,8 @@ Result<int> join(const JoinOptions& options) {
         executor.repack = assignment.repack;
         PRIMA_RETURN_IF_ERROR(apply(options.processor, executor));
         executor.show_store = show_store_progress;
-        executor.on_computed = learn_from_generation(*model, {.executor = executor,
-                                                              .device_name = options.name,
-                                                              .kv_type = assignment.kv_type,
-                                                              .is_head = false});
+        executor.on_computed =
+            learn_from_generation(*model, {.executor = executor, .device_name = options.name});
         ring::apply(assignment.share, executor);
         return compute::Executor::create(*model, executor, progress);
       },
@@ -237,13 +235,13 @@ Result<int> join(const JoinOptions& options) {
         PRIMA_ASSIGN_OR_RETURN(const auto measured,
                                library.find(request.model_identity, request.model_name));
         compute::ExecutorOptions executor;
+        executor.is_head = false;
+        executor.kv_type = request.kv_type;
         PRIMA_RETURN_IF_ERROR(apply(options.processor, executor));
-        PRIMA_ASSIGN_OR_RETURN(const auto result, profile_this_device(*measured,
-                                                                      {.executor = executor,
-                                                                       .device_name = options.name,
-                                                                       .kv_type = request.kv_type,
-                                                                       .is_head = false},
-                                                                      go_on));
+        PRIMA_ASSIGN_OR_RETURN(
+            const auto result,
+            profile_this_device(*measured, {.executor = executor, .device_name = options.name},
+                                go_on));
         return profile::to_json(result.profile);
       },
       .on_status = [&](const ring::WorkerStatus& status) { line.show(status); }};

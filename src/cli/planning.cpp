@@ -115,6 +115,7 @@ class Planner {
     request_.prompt_tokens = std::min(request_.prompt_tokens, std::max(1u, n_ctx / 2));
     request_.answer_tokens = std::min(request_.answer_tokens, n_ctx / 2);
     request_.link_formats = {link_format(options_.link_type)};
+    executor_.kv_type = kv_type_of(options_);
     static_cast<void>(apply(options_.processor, executor_));  // check() has seen it succeed
     request_.step_tokens = step_tokens(executor_, n_ctx, model.hyperparameters());
   }
@@ -194,8 +195,7 @@ class Planner {
   Result<std::string> profile_text(bool only_known) const {
     PRIMA_ASSIGN_OR_RETURN(
         const auto result,
-        profile_this_device(
-            model_, {.executor = executor_, .kv_type = kv_type_, .only_known = only_known}));
+        profile_this_device(model_, {.executor = executor_, .only_known = only_known}));
     return profile::to_json(result.profile);
   }
 
@@ -264,7 +264,7 @@ class Planner {
 
 Result<OfferedCluster> cluster_of(const ring::RingOffer& offer) {
   OfferedCluster offered;
-  std::vector<std::optional<profile::DeviceProfile>> profiles;
+  std::vector<std::optional<profile::DeviceProfile>> profiles(offer.devices.size());
   for (std::uint32_t i = 0; i < offer.devices.size(); ++i) {
     const ring::OfferedDevice& device = offer.devices[i];
     auto profile = profile::profile_from_json(device.profile, "the profile of " + device.name);
@@ -279,7 +279,6 @@ Result<OfferedCluster> cluster_of(const ring::RingOffer& offer) {
       continue;
     }
     profile->name = device.name;
-    profiles.resize(i + 1);
     profiles[i] = std::move(*profile);
   }
   for (std::uint32_t i = 0; i < profiles.size(); ++i) {

@@ -67,11 +67,11 @@ void add_processor_options(CLI::App& command, ProcessorOptions& options) {
   auto* gpu_prompts = command.add_option(
       "--gpu-prompts", options.gpu_prompts,
       "Prompts are computed on a GPU also where layers are not in its memory, by copying these "
-      "over "
-      "for steps of so many tokens and more; auto: from where that is faster, measured; off");
+      "over for steps of so many tokens and more; auto: from where that is faster, measured; off");
   gpu_prompts->capture_default_str();
-  for (auto* option : {threads, memory, gpu_layers, gpu_memory, gpu_prompts})
+  for (auto* option : {threads, memory, gpu_layers, gpu_memory, gpu_prompts}) {
     option->group("This device");
+  }
   add_store_options(command, options);
 }
 

@@ -84,9 +84,9 @@ Status run(const ProfileCommandOptions& options) {
   PRIMA_ASSIGN_OR_RETURN(const auto model, model::ModelFile::open(options.model));
   const ggml_type kv_type = options.kv_type == "q8_0" ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
   compute::ExecutorOptions executor;
+  executor.kv_type = kv_type;
   PRIMA_RETURN_IF_ERROR(apply(options.processor, executor));
   PRIMA_ASSIGN_OR_RETURN(const auto result, profile_this_device(model, {.executor = executor,
-                                                                        .kv_type = kv_type,
                                                                         .fresh = options.fresh}));
   if (options.json) {
     std::fputs(profile::to_json(result.profile).c_str(), stdout);

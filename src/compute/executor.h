@@ -45,6 +45,9 @@ struct LayerRange {
   friend bool operator==(const LayerRange&, const LayerRange&) = default;
 };
 
+// All of them, in the order given.
+std::vector<int> layers_of(const std::vector<LayerRange>& ranges);
+
 // Layers, and perhaps the output layer, that live in a GPU's memory and are computed there.
 struct GpuPlacement {
   std::string device;                // as compute/gpu.h names it

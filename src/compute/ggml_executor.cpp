@@ -26,6 +26,8 @@ std::string printed(LayerRange layers) {
   return "layers " + std::to_string(layers.first) + " to " + std::to_string(layers.last);
 }
 
+}  // namespace
+
 std::vector<int> layers_of(const std::vector<LayerRange>& ranges) {
   std::vector<int> layers;
   for (const LayerRange& range : ranges) {
@@ -35,8 +37,6 @@ std::vector<int> layers_of(const std::vector<LayerRange>& ranges) {
   }
   return layers;
 }
-
-}  // namespace
 
 Result<std::unique_ptr<Executor>> Executor::create(const model::ModelFile& model,
                                                    const ExecutorOptions& options,
@@ -180,8 +180,7 @@ bool GgmlExecutor::fits_with_ease(const LayerDeviceOptions& options) const {
   const model::Hyperparameters& hp = model_.hyperparameters();
   Bytes needed = options.output_layer ? output_layer_bytes() : 0;
   for (const int layer : layers_of(options.layers)) {
-    needed += model_.layer_bytes(layer) +
-              2 * Bytes{options.n_ctx} * ggml_row_size(options.kv_type, hp.n_embd_kv());
+    needed += model_.layer_bytes(layer) + kv_bytes_per_layer(hp, options.kv_type, options.n_ctx);
   }
   return needed <= held_with_ease(*options_.memory);
 }
@@ -390,17 +389,18 @@ Status GgmlExecutor::run_on(LayerDevice& device, LayerRange layers, const Step& 
     log::warn("prompts stay with the processor from now on: {}", status.error().message());
     prompt_offload_.reset();
   }
+  if (!options_.on_computed || !device.is_processor()) {
+    return device.run(layers, step, cells_, hidden);
+  }
   const Instant started = SystemClock().now();
   const Duration read_before = weight_reads().waited;
   PRIMA_RETURN_IF_ERROR(device.run(layers, step, cells_, hidden));
-  if (options_.on_computed && device.is_processor()) {
-    const Duration reading = weight_reads().waited - read_before;
-    options_.on_computed({.layers = layers,
-                          .n_tokens = step.n_tokens(),
-                          .context = static_cast<std::uint32_t>(step.positions.back()),
-                          .in_budget = streamed_weights_ != nullptr,
-                          .computing = SystemClock().now() - started - reading});
-  }
+  const Duration reading = weight_reads().waited - read_before;
+  options_.on_computed({.layers = layers,
+                        .n_tokens = step.n_tokens(),
+                        .context = static_cast<std::uint32_t>(step.positions.back()),
+                        .in_budget = streamed_weights_ != nullptr,
+                        .computing = SystemClock().now() - started - reading});
   return {};
 }
 

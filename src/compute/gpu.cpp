@@ -6,16 +6,14 @@
 #include <ggml-backend.h>
 #include <ggml-rpc.h>
 
+#include "compute/kv_cache.h"
+
 namespace prima::compute {
 namespace {
 
 bool is_gpu(ggml_backend_dev_t device) {
   const auto type = ggml_backend_dev_type(device);
   return type == GGML_BACKEND_DEVICE_TYPE_GPU || type == GGML_BACKEND_DEVICE_TYPE_IGPU;
-}
-
-Bytes kv_bytes_per_layer(const model::Hyperparameters& hp, const ExecutorOptions& executor) {
-  return 2 * Bytes{executor.n_ctx} * ggml_row_size(executor.kv_type, hp.n_embd_kv());
 }
 
 Bytes output_layer_bytes(const model::ModelFile& model) {
@@ -90,7 +88,7 @@ Result<std::vector<GpuPlacement>> place_on_gpus(const model::ModelFile& model,
   layers.erase(layers.begin(), layers.end() - static_cast<std::ptrdiff_t>(n_wanted));
 
   const model::Hyperparameters& hp = model.hyperparameters();
-  const Bytes kv_bytes = kv_bytes_per_layer(hp, executor);
+  const Bytes kv_bytes = kv_bytes_per_layer(hp, executor.kv_type, executor.n_ctx);
   std::size_t next = 0;
   bool output_placed = !with_output;
   for (const GpuInfo& gpu : gpus) {

@@ -21,6 +21,12 @@
 
 namespace prima::compute {
 
+// Keys and values of one layer for so many cells, without padding.
+inline Bytes kv_bytes_per_layer(const model::Hyperparameters& hyperparameters, ggml_type type,
+                                std::uint32_t n_cells) {
+  return 2 * Bytes{n_cells} * ggml_row_size(type, hyperparameters.n_embd_kv());
+}
+
 class KvCache {
  public:
   static constexpr std::size_t kAllLayers = std::numeric_limits<std::size_t>::max();

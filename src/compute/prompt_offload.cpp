@@ -20,14 +20,12 @@ constexpr std::size_t kMostPlaces = 2;
 // Some of a GPU's kernels multiply many tokens with the whole matrix in half precision.
 Bytes half_precision_bytes(const model::ModelFile& model, const LayerDevice& home) {
   Bytes most = 0;
-  for (const LayerRange& range : home.options().layers) {
-    for (std::uint32_t layer = range.first; layer < range.last; ++layer) {
-      for (const model::TensorRole role : model::all_tensor_roles()) {
-        if (!model::is_per_layer(role)) continue;
-        const model::TensorInfo* info = model.find(role, static_cast<int>(layer));
-        if (info == nullptr) continue;
-        most = std::max(most, 2 * static_cast<Bytes>(info->shape[0] * info->shape[1]));
-      }
+  for (const int layer : layers_of(home.options().layers)) {
+    for (const model::TensorRole role : model::all_tensor_roles()) {
+      if (!model::is_per_layer(role)) continue;
+      const model::TensorInfo* info = model.find(role, layer);
+      if (info == nullptr) continue;
+      most = std::max(most, 2 * static_cast<Bytes>(info->shape[0] * info->shape[1]));
     }
   }
   return most;
@@ -95,12 +93,10 @@ Status PromptOffload::open(const ExecutorOptions& options, const GpuRoom& gpu,
   const model::Hyperparameters& hp = model_.hyperparameters();
   ggml_backend_dev_t device = ggml_backend_dev_by_name(gpu.name.c_str());
   Bytes largest_layer = 0;
-  for (const LayerRange& range : home_.options().layers) {
-    for (std::uint32_t layer = range.first; layer < range.last; ++layer) {
-      largest_layer = std::max(largest_layer, model_.layer_bytes(static_cast<int>(layer)));
-    }
+  for (const int layer : layers_of(home_.options().layers)) {
+    largest_layer = std::max(largest_layer, model_.layer_bytes(layer));
   }
-  const Bytes kv_bytes = 2 * Bytes{options.n_ctx} * ggml_row_size(options.kv_type, hp.n_embd_kv());
+  const Bytes kv_bytes = kv_bytes_per_layer(hp, options.kv_type, options.n_ctx);
   const Bytes needed = n_places * (largest_layer + kv_bytes) +
                        gpu_compute_buffer_bytes(hp, options) + half_precision_bytes(model_, home_);
   if (needed > gpu.memory) {

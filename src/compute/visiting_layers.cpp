@@ -36,9 +36,8 @@ Result<std::unique_ptr<VisitingLayers>> VisitingLayers::create(
 }
 
 void VisitingLayers::make_tensors(std::size_t n_places) {
-  std::size_t n_layers = 0;
-  for (const LayerRange& range : home_.options().layers) n_layers += range.size();
-  const std::size_t n_tensors = (n_layers + 1) * model::all_tensor_roles().size();
+  const std::vector<int> indices = layers_of(home_.options().layers);
+  const std::size_t n_tensors = (indices.size() + 1) * model::all_tensor_roles().size();
   context_.reset(ggml_init(
       {.mem_size = n_tensors * ggml_tensor_overhead(), .mem_buffer = nullptr, .no_alloc = true}));
   const auto add = [&](Layer& layer, TensorRole role, int index) {
@@ -50,15 +49,14 @@ void VisitingLayers::make_tensors(std::size_t n_places) {
     layer.tensors.push_back(tensor);
   };
   std::size_t next = 0;
-  for (const LayerRange& range : home_.options().layers) {
-    for (StageIndex index = range.first; index < range.last; ++index) {
-      Layer& layer = layers_[index];
-      layer.place = next++ % n_places;
-      for (const TensorRole role : model::all_tensor_roles()) {
-        if (model::is_per_layer(role)) add(layer, role, static_cast<int>(index));
-      }
-      for (const ggml_tensor* tensor : layer.tensors) layer_of_[tensor] = index;
+  for (const int index : indices) {
+    const auto stage = static_cast<StageIndex>(index);
+    Layer& layer = layers_[stage];
+    layer.place = next++ % n_places;
+    for (const TensorRole role : model::all_tensor_roles()) {
+      if (model::is_per_layer(role)) add(layer, role, index);
     }
+    for (const ggml_tensor* tensor : layer.tensors) layer_of_[tensor] = stage;
   }
   for (const TensorRole role : model::all_tensor_roles()) {
     if (is_rope_factors(role)) add(of_all_layers_, role, -1);

@@ -66,19 +66,22 @@ std::string hardware_description(int n_threads, const fs::path& root) {
          ggml_commit() + "\n";
 }
 
-std::string computer_identity(const fs::path& root) {
-  const std::string boot = contents(root / "proc/sys/kernel/random/boot_id");
-  const auto memory = weights::available_memory(root);
-  std::error_code error;
-  const fs::path network = fs::read_symlink(root / "proc/self/ns/net", error);
-  if (boot.empty() || !memory || error) return "";
-  const std::string text = boot + network.string() + "\n" + memory->limiting_group;
+std::string hashed(const std::string& text) {
   unsigned char hash[16];
   crypto_generichash(hash, sizeof(hash), reinterpret_cast<const unsigned char*>(text.data()),
                      text.size(), nullptr, 0);
   char hex[2 * sizeof(hash) + 1];
   sodium_bin2hex(hex, sizeof(hex), hash, sizeof(hash));
   return hex;
+}
+
+std::string computer_identity(const fs::path& root) {
+  const std::string boot = contents(root / "proc/sys/kernel/random/boot_id");
+  const auto memory = weights::available_memory(root);
+  std::error_code error;
+  const fs::path network = fs::read_symlink(root / "proc/self/ns/net", error);
+  if (boot.empty() || !memory || error) return "";
+  return hashed(boot + network.string() + "\n" + memory->limiting_group);
 }
 
 }  // namespace prima::profile

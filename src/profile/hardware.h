@@ -12,6 +12,9 @@ namespace prima::profile {
 // `root`: where /proc and /sys begin; tests have their own.
 std::string hardware_description(int n_threads, const std::filesystem::path& root = "/");
 
+// 32 hexadecimal digits that stand for `text`: a short name of a long description.
+std::string hashed(const std::string& text);
+
 // The same at processes that draw on the same memory: on one computer since it was started, in one
 // network and within the same cgroup that limits memory. A container or an emulated device has one
 // of these to itself. A hash, which says nothing of the computer; empty where the system does not

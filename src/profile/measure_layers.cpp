@@ -15,7 +15,7 @@
 namespace prima::profile {
 namespace {
 
-// A time is the least of several, for whatever disturbs makes it longer.
+// A time is the median of so many at most.
 constexpr std::size_t kMostRepetitions = 12;
 
 constexpr std::uint32_t kMostTokens = kTimedTokens.back();

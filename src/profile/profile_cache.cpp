@@ -6,10 +6,10 @@
 #include <sstream>
 
 #include <nlohmann/json.hpp>
-#include <sodium.h>
 
 #include "model/atomic_file.h"
 #include "profile/device_profile_json.h"
+#include "profile/hardware.h"
 
 namespace prima::profile {
 namespace {
@@ -50,12 +50,7 @@ Result<fs::path> default_cache_folder() {
 }
 
 fs::path ProfileCache::path_of(const char* kind, const std::string& key) const {
-  unsigned char hash[16];
-  crypto_generichash(hash, sizeof(hash), reinterpret_cast<const unsigned char*>(key.data()),
-                     key.size(), nullptr, 0);
-  char hex[2 * sizeof(hash) + 1];
-  sodium_bin2hex(hex, sizeof(hex), hash, sizeof(hash));
-  return folder_ / (std::string(kind) + "-" + hex + ".json");
+  return folder_ / (std::string(kind) + "-" + hashed(key) + ".json");
 }
 
 std::optional<DeviceProfile> ProfileCache::find(const std::string& key) const {
