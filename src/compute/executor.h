@@ -60,6 +60,17 @@ struct GpuRequest {
   Bytes memory_limit = 0;      // of each GPU; 0: what is free
 };
 
+// Weights read from disk since an executor was made.
+struct WeightReads {
+  Duration waited{};  // by run() and logits()
+  Bytes bytes = 0;    // that have come
+  Duration busy{};    // in which reads were in flight
+  // Of it, with so many that the disk could not have done more; or as many as slots allow.
+  Duration queue_full{};
+  Bytes others = 0;     // read besides, to keep in memory what is to be there
+  bool direct = false;  // past the system's file cache
+};
+
 // Layers that the processor has computed for a step. Waiting for their weights is not in the time.
 struct ComputedLayers {
   LayerRange layers;
@@ -67,6 +78,8 @@ struct ComputedLayers {
   std::uint32_t context = 0;  // the last token's position
   bool in_budget = false;     // with the kernels of weights that may be streamed
   Duration computing{};
+  Instant ended{};
+  WeightReads reads{};  // until then, ahead of their use too
 };
 
 struct ExecutorOptions {
@@ -120,12 +133,6 @@ struct ExecutorMemory {
   Bytes program = 0;   // set aside for the program in the budget
 };
 
-// Weights read from disk for steps, and how long run() waited for them.
-struct WeightReads {
-  Duration waited{};
-  Bytes bytes = 0;
-};
-
 // Called while weights load, with bytes done and bytes in all; returning false cancels.
 using LoadProgress = std::function<bool(Bytes, Bytes)>;
 
@@ -156,7 +163,6 @@ class Executor {
   // be taken away.
   virtual void set_idle_work(IdleWork* /*work*/) {}
 
-  // Since it was made.
   virtual WeightReads weight_reads() const { return {}; }
 
   // hidden: (n_embd, n_outputs). logits becomes (n_vocab, n_outputs).

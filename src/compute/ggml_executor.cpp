@@ -395,12 +395,16 @@ Status GgmlExecutor::run_on(LayerDevice& device, LayerRange layers, const Step& 
   const Instant started = SystemClock().now();
   const Duration read_before = weight_reads().waited;
   PRIMA_RETURN_IF_ERROR(device.run(layers, step, cells_, hidden));
-  const Duration reading = weight_reads().waited - read_before;
+  const WeightReads reads = weight_reads();
+  const Duration reading = reads.waited - read_before;
+  const Instant ended = SystemClock().now();
   options_.on_computed({.layers = layers,
                         .n_tokens = step.n_tokens(),
                         .context = static_cast<std::uint32_t>(step.positions.back()),
                         .in_budget = streamed_weights_ != nullptr,
-                        .computing = SystemClock().now() - started - reading});
+                        .computing = ended - started - reading,
+                        .ended = ended,
+                        .reads = reads});
   return {};
 }
 
@@ -415,7 +419,12 @@ void GgmlExecutor::set_idle_work(IdleWork* work) {
 WeightReads GgmlExecutor::weight_reads() const {
   if (streamed_weights_ == nullptr) return {};
   const weights::StreamerStatistics statistics = streamed_weights_->statistics();
-  return {.waited = statistics.waited, .bytes = statistics.bytes_read};
+  return {.waited = statistics.waited,
+          .bytes = statistics.bytes_read,
+          .busy = statistics.reading,
+          .queue_full = statistics.queue_full,
+          .others = streamed_weights_->fetched_bytes(),
+          .direct = streamed_weights_->reads_directly()};
 }
 
 Status GgmlExecutor::check_output(std::span<const float> hidden) const {

@@ -14,7 +14,7 @@
 #include "profile/hardware.h"
 #include "profile/measure_copies.h"
 #include "profile/measure_disk.h"
-#include "profile/observed_compute.h"
+#include "profile/observed_generation.h"
 #include "weights/budget.h"
 
 namespace prima::profile {
@@ -34,6 +34,9 @@ constexpr double kGpu = 0.15;
 
 // Of a GPU's memory, left to the desktop and to buffers that the budget of layers does not count.
 constexpr Bytes kVramReserve = 512 * kMiB;
+
+// How often what generation shows is kept while it goes on.
+constexpr Duration kKeepInterval = std::chrono::seconds(20);
 
 Duration share_of(Duration limit, double share) {
   return std::chrono::duration_cast<Duration>(limit * share);
@@ -113,30 +116,45 @@ std::optional<Known> find_in(const ProfileCache& cache, const model::ModelFile& 
   return std::nullopt;
 }
 
-// Keeps what it has learned when it goes.
+// Keeps what it has learned now and then, and when it goes.
 class Learner {
  public:
   Learner(Known known, const std::vector<LayerClass>& classes, ProfileCache cache)
       : key_(std::move(known.key)),
-        observed_(std::move(known.profile), classes),
+        known_(std::move(known.profile)),
+        observed_(known_, classes),
         cache_(std::move(cache)) {}
   ~Learner() {
-    const auto corrected = observed_.corrected();
-    if (!corrected) return;
-    log::info("generation took other times than this device's profile says: corrected");
-    if (const Status stored = cache_.store(key_, *corrected); !stored) {
-      log::warn("The profile is not kept: {}", stored.error().message());
-    }
+    if (keep()) log::info("generation took other times than this device's profile says: corrected");
   }
   Learner(const Learner&) = delete;
   Learner& operator=(const Learner&) = delete;
 
-  void add(const compute::ComputedLayers& computed) { observed_.add(computed); }
+  void add(const compute::ComputedLayers& computed) {
+    observed_.add(computed);
+    if (computed.ended < keep_at_) return;
+    if (keep_at_ != Instant{}) keep();
+    keep_at_ = computed.ended + kKeepInterval;
+  }
 
  private:
+  // Whether there is something to correct.
+  bool keep() {
+    const auto corrected = observed_.corrected();
+    if (!corrected && !is_kept_) return false;  // and nothing to take back
+    is_kept_ = corrected.has_value();
+    if (const Status stored = cache_.store(key_, corrected.value_or(known_)); !stored) {
+      log::warn("The profile is not kept: {}", stored.error().message());
+    }
+    return is_kept_;
+  }
+
   const std::string key_;
-  ObservedCompute observed_;
+  const DeviceProfile known_;
+  ObservedGeneration observed_;
   const ProfileCache cache_;
+  bool is_kept_ = false;  // the cache says what was learned
+  Instant keep_at_{};
 };
 
 class Measuring {

@@ -52,9 +52,9 @@ Result<ProfileResult> profile_device(const model::ModelFile& model, const Profil
                                      const ProfileCache& cache, const ProfileProgress& progress,
                                      const Clock& clock);
 
-// To be called with all that the processor computes for this model. When the function and its
-// copies are gone, what the cache knows of this device is corrected where generation has shown
-// otherwise (ObservedCompute). Empty where the cache knows nothing.
+// To be called with all that the processor computes for this model. Now and then, and when the
+// function and its copies are gone, what the cache knows of this device is corrected where
+// generation has shown otherwise (ObservedGeneration). Empty where the cache knows nothing.
 std::function<void(const compute::ComputedLayers&)> learn_from_generation(
     const model::ModelFile& model, const ProfileRequest& request, const ProfileCache& cache);
 

@@ -35,6 +35,7 @@ class PreadReader final : public Reader {
   std::string description() const override {
     return is_direct_ ? "threads, direct" : "threads, through the page cache";
   }
+  bool is_direct() const override { return is_direct_; }
   Bytes alignment() const override { return alignment_; }
   std::size_t queue_depth() const override { return queue_depth_; }
 
@@ -67,7 +68,7 @@ class PreadReader final : public Reader {
       const ReadRequest request = requests_.front();
       requests_.pop_front();
       lock.unlock();
-      ReadCompletion completion{request.tag, read(request)};
+      ReadCompletion completion{request.tag, read(request), request.size};
       lock.lock();
       completions_.push_back(std::move(completion));
       completed_.notify_one();

@@ -35,7 +35,8 @@ struct ReadRequest {
 
 struct ReadCompletion {
   std::uint64_t tag = 0;
-  Status status;  // io, or unavailable where the file is shorter than it was
+  Status status;   // io, or unavailable where the file is shorter than it was
+  Bytes size = 0;  // of the request
 };
 
 class Reader {
@@ -43,6 +44,7 @@ class Reader {
   virtual ~Reader() = default;
 
   virtual std::string description() const = 0;  // "io_uring, direct"
+  virtual bool is_direct() const = 0;           // past the system's file cache
   virtual Bytes alignment() const = 0;
   virtual std::size_t queue_depth() const = 0;  // requests that may be in flight
 

@@ -141,6 +141,7 @@ class OverlappedReader final : public Reader {
   std::string description() const override {
     return is_direct_ ? "overlapped, direct" : "overlapped, through the page cache";
   }
+  bool is_direct() const override { return is_direct_; }
   Bytes alignment() const override { return alignment_; }
   std::size_t queue_depth() const override { return in_flight_.size(); }
 
@@ -217,7 +218,7 @@ class OverlappedReader final : public Reader {
                     file.path().string() + ": became shorter while it was in use",
                     "Put the model file back and start again");
     }
-    completions.push_back({read.request.tag, std::move(status)});
+    completions.push_back({read.request.tag, std::move(status), read.request.size});
     free_.push_back(index);
   }
 

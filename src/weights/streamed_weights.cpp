@@ -251,6 +251,7 @@ Status StreamedWeights::set_resident(Bytes bytes) {
   for (std::size_t i = 0; i < stages_.size(); ++i) {
     if (wanted.streamed[i] || stages_[i]->resident) continue;
     PRIMA_RETURN_IF_ERROR(fetch(*stages_[i]));
+    fetched_bytes_ += sizes[i];
     stages_[i]->resident = true;
   }
   {
@@ -338,6 +339,7 @@ Status StreamedWeights::bring_back(const Stage& stage) {
     PRIMA_RETURN_IF_ERROR(file.check_unchanged());
     if (file.is_in_memory(member.bytes)) continue;
     PRIMA_RETURN_IF_ERROR(file.fetch(member.bytes));
+    fetched_bytes_ += member.bytes.size;
     // What set_resident() gave up was not taken; counted, it would make the next to be given up.
     if (stage.resident) lost_bytes_ += member.bytes.size;
   }
@@ -402,6 +404,8 @@ void StreamedWeights::set_idle_work(IdleWork* work) {
 StreamerStatistics StreamedWeights::statistics() const {
   return streamer_ ? streamer_->statistics() : StreamerStatistics{};
 }
+
+bool StreamedWeights::reads_directly() const { return streamer_ && streamer_->reads_directly(); }
 
 std::string StreamedWeights::description() const {
   return streamer_ ? streamer_->description() : "in memory";

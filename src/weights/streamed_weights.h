@@ -86,7 +86,10 @@ class StreamedWeights final : public Weights {
 
   // Of resident stages whose pages the system took without asking: since the start.
   Bytes lost_bytes() const { return lost_bytes_; }
+  // Read since the start besides what was streamed, so that resident stages are in memory.
+  Bytes fetched_bytes() const { return fetched_bytes_; }
   std::string description() const;  // "io_uring, direct"
+  bool reads_directly() const;
 
  private:
   struct Member {
@@ -142,6 +145,7 @@ class StreamedWeights final : public Weights {
   std::optional<Member> embedding_;
   std::uint64_t cycles_since_limited_ = 0;
   std::atomic<Bytes> lost_bytes_ = 0;
+  std::atomic<Bytes> fetched_bytes_ = 0;
   std::atomic<std::uint64_t> residency_version_ = 0;
   mutable std::mutex schedule_mutex_;
   StreamSchedule schedule_;

@@ -1,5 +1,6 @@
 #include "weights/streamer.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/log.h"
@@ -14,6 +15,11 @@ constexpr Duration kReaderWait = std::chrono::milliseconds(20);
 
 constexpr Duration kDrainLimit = std::chrono::seconds(10);
 
+// Reads in flight from which a disk is busy with as much as it is ever given at once, or nearly.
+std::size_t full_queue(std::size_t queue_depth, Bytes slot_memory, Bytes chunk) {
+  return std::max<std::size_t>(1, std::min<std::size_t>(queue_depth, slot_memory / chunk) / 2);
+}
+
 }  // namespace
 
 Streamer::Streamer(std::unique_ptr<Reader> reader, SlotMemory memory,
@@ -22,7 +28,8 @@ Streamer::Streamer(std::unique_ptr<Reader> reader, SlotMemory memory,
     : options_(options),
       reader_(std::move(reader)),
       memory_(std::move(memory)),
-      ring_(std::move(cycle), {memory_.capacity(), memory_.mirrored(), options.chunk}) {
+      ring_(std::move(cycle), {memory_.capacity(), memory_.mirrored(), options.chunk}),
+      reading_time_(full_queue(reader_->queue_depth(), memory_.capacity(), options.chunk)) {
   ring_.set_skip(std::move(skip));
   thread_ = std::thread([this] { work(); });
 }
@@ -43,6 +50,7 @@ Streamer::~Streamer() {
 }
 
 void Streamer::work() {
+  const SystemClock clock;
   std::vector<SlotRing::Read> reads;
   std::vector<ReadCompletion> completions;
   std::unique_lock lock(mutex_);
@@ -58,6 +66,7 @@ void Streamer::work() {
       work_to_do_.wait(lock);
       continue;
     }
+    reading_time_.began(reads.size(), clock.now());
     lock.unlock();
     for (const SlotRing::Read& read : reads) {
       reader_->submit(
@@ -65,12 +74,13 @@ void Streamer::work() {
     }
     completions.clear();
     reader_->wait(kReaderWait, completions);
+    const Instant now = clock.now();
     lock.lock();
     for (const ReadCompletion& completion : completions) {
       ring_.complete(completion.tag, completion.status);
+      reading_time_.ended(completion.status ? completion.size : 0, now);
       if (!completion.status) ++statistics_.failed_reads;
     }
-    for (const SlotRing::Read& read : reads) statistics_.bytes_read += read.size;
     completions_ += completions.size();
     if (!completions.empty()) progress_.notify_all();
   }
@@ -154,7 +164,12 @@ void Streamer::residency_changed() { work_to_do_.notify_all(); }
 
 StreamerStatistics Streamer::statistics() const {
   std::lock_guard lock(mutex_);
-  return statistics_;
+  StreamerStatistics statistics = statistics_;
+  const ReadingTime::Totals totals = reading_time_.totals(SystemClock().now());
+  statistics.bytes_read = totals.bytes;
+  statistics.reading = totals.busy;
+  statistics.queue_full = totals.queue_full;
+  return statistics;
 }
 
 }  // namespace prima::weights

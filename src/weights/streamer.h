@@ -20,6 +20,7 @@
 #include "base/result.h"
 #include "base/units.h"
 #include "weights/reader.h"
+#include "weights/reading_time.h"
 #include "weights/slot_memory.h"
 #include "weights/slot_ring.h"
 #include "weights/streaming_options.h"
@@ -28,7 +29,9 @@
 namespace prima::weights {
 
 struct StreamerStatistics {
-  Bytes bytes_read = 0;
+  Bytes bytes_read = 0;   // that have come
+  Duration reading{};     // in which reads were in flight
+  Duration queue_full{};  // of it, with half as many or more as the reader and the slots allow
   std::uint64_t stages_acquired = 0;
   std::uint64_t failed_reads = 0;
   Duration waited{};  // by the computing thread, in acquire()
@@ -63,6 +66,7 @@ class Streamer {
   StreamerStatistics statistics() const;
   Bytes memory_bytes() const { return memory_.capacity(); }
   std::string description() const { return reader_->description(); }
+  bool reads_directly() const { return reader_->is_direct(); }
 
  private:
   void work();
@@ -78,7 +82,8 @@ class Streamer {
   std::condition_variable progress_;    // for acquire(): reads completed
   SlotRing ring_;
   bool stop_ = false;
-  StreamerStatistics statistics_;
+  StreamerStatistics statistics_;  // less what reading_time_ knows
+  ReadingTime reading_time_;
   std::uint64_t completions_ = 0;
   std::thread thread_;  // last: it uses all the others
 };

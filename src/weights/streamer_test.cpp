@@ -30,6 +30,7 @@ class ScriptedReader final : public Reader {
   explicit ScriptedReader(std::shared_ptr<Script> script) : script_(std::move(script)) {}
 
   std::string description() const override { return "scripted"; }
+  bool is_direct() const override { return true; }
   Bytes alignment() const override { return kBlock; }
   std::size_t queue_depth() const override { return 4; }
 
@@ -46,7 +47,7 @@ class ScriptedReader final : public Reader {
     if (status) {
       for (Bytes i = 0; i < request.size; ++i) request.buffer[i] = content(request.offset + i);
     }
-    completions.push_back({request.tag, std::move(status)});
+    completions.push_back({request.tag, std::move(status), request.size});
   }
 
   Status check_unchanged() const override {
@@ -164,8 +165,13 @@ TEST_F(StreamerTest, AReadOfFiveSecondsIsWaitedFor) {
     expect_content(stage, *data);
     streamer.release(stage);
   }
-  EXPECT_GE(streamer.statistics().waited, std::chrono::seconds(4));
-  EXPECT_EQ(streamer.statistics().failed_reads, 0u);
+  const StreamerStatistics statistics = streamer.statistics();
+  EXPECT_GE(statistics.waited, std::chrono::seconds(4));
+  EXPECT_GE(statistics.reading, std::chrono::seconds(4));
+  EXPECT_GE(statistics.reading, statistics.queue_full);
+  EXPECT_GE(statistics.bytes_read, kStages * kStageBytes);
+  EXPECT_LE(statistics.bytes_read, script_->submitted * 4 * kBlock);
+  EXPECT_EQ(statistics.failed_reads, 0u);
 }
 
 // The only read that ever completes does so while other work is done: nobody may wait for another.

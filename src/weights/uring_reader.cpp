@@ -37,6 +37,7 @@ class UringReader final : public Reader {
   std::string description() const override {
     return is_direct_ ? "io_uring, direct" : "io_uring, through the page cache";
   }
+  bool is_direct() const override { return is_direct_; }
   Bytes alignment() const override { return alignment_; }
   std::size_t queue_depth() const override { return in_flight_.size(); }
 
@@ -115,7 +116,7 @@ class UringReader final : public Reader {
         file.forget_cached(read.request.offset, read.request.size);
       }
     }
-    completions.push_back({read.request.tag, std::move(status)});
+    completions.push_back({read.request.tag, std::move(status), read.request.size});
     free_.push_back(index);
   }
 

@@ -1,5 +1,6 @@
-// How long layers take in generation, against what this device's profile says: a profile is taken
-// once, perhaps while another program was busy, and must not be believed for ever.
+// How long layers take in generation and how fast their weights come from disk, against what this
+// device's profile says: a profile is taken once, perhaps while another program was busy, and must
+// not be believed for ever.
 //
 // Thread-compatible.
 #pragma once
@@ -12,34 +13,32 @@
 #include "compute/executor.h"
 #include "profile/device_profile.h"
 #include "profile/measure_layers.h"
+#include "profile/observed_disk.h"
+#include "profile/observed_ratios.h"
 
 namespace prima::profile {
 
-class ObservedCompute {
+class ObservedGeneration {
  public:
   // `classes`: the model's layers by class, as the profile has them.
-  ObservedCompute(DeviceProfile profile, const std::vector<LayerClass>& classes);
+  ObservedGeneration(DeviceProfile profile, const std::vector<LayerClass>& classes);
 
   void add(const compute::ComputedLayers& computed);
 
   // The profile, half way from what it says to what was seen, for kernels and kinds of steps
-  // (decoding, prompts) of which enough was seen, and which took a tenth more or less than it says.
+  // (decoding, prompts) of which enough was seen, and which took a tenth more or less than it says;
+  // and for the disk (observed_disk.h).
   // nullopt: nothing to correct.
   std::optional<DeviceProfile> corrected() const;
 
  private:
-  // Seen time over the profile's, of the last so many.
-  struct Ratios {
-    std::vector<double> values;
-    std::size_t next = 0;
-  };
   enum Kind : std::uint8_t { decoding, prompt, n_kinds };
-
-  std::optional<double> correction(const Ratios& ratios, std::size_t enough) const;
 
   DeviceProfile profile_;
   std::vector<std::uint32_t> class_of_layer_;
-  std::array<std::array<Ratios, n_kinds>, 2> ratios_;  // [in a budget][kind]
+  // Seen time over the profile's: [in a budget][kind].
+  std::array<std::array<ObservedRatios, n_kinds>, 2> ratios_;
+  ObservedDisk disk_;
 };
 
 }  // namespace prima::profile

@@ -1,4 +1,4 @@
-#include "profile/observed_compute.h"
+#include "profile/observed_generation.h"
 
 #include <gtest/gtest.h>
 
@@ -28,21 +28,21 @@ Duration seconds_of(double seconds) {
 }
 
 // So many times the layers 1 to 3, for this long.
-void add(ObservedCompute& observed, int times, double seconds, std::uint32_t n_tokens = 1,
+void add(ObservedGeneration& observed, int times, double seconds, std::uint32_t n_tokens = 1,
          bool in_budget = false) {
   for (int i = 0; i < times; ++i) {
     observed.add({{1, 4}, n_tokens, 0, in_budget, seconds_of(seconds)});
   }
 }
 
-TEST(ObservedCompute, BelievesTheProfileWhereItIsAboutRight) {
-  ObservedCompute observed(some_profile(), kClasses);
+TEST(ObservedGeneration, BelievesTheProfileWhereItIsAboutRight) {
+  ObservedGeneration observed(some_profile(), kClasses);
   add(observed, 100, 1.05 * 4e-3);
   EXPECT_FALSE(observed.corrected());
 }
 
-TEST(ObservedCompute, GoesHalfWayToWhatItHasSeen) {
-  ObservedCompute observed(some_profile(), kClasses);
+TEST(ObservedGeneration, GoesHalfWayToWhatItHasSeen) {
+  ObservedGeneration observed(some_profile(), kClasses);
   add(observed, 100, 4 * 4e-3);
   const auto corrected = observed.corrected();
   ASSERT_TRUE(corrected);
@@ -56,14 +56,14 @@ TEST(ObservedCompute, GoesHalfWayToWhatItHasSeen) {
   EXPECT_EQ(corrected->cpu_budgeted_layers[0].short_context_seconds.seconds[0], 1e-3);
 }
 
-TEST(ObservedCompute, CountsTheContext) {
-  ObservedCompute observed(some_profile(), kClasses);
+TEST(ObservedGeneration, CountsTheContext) {
+  ObservedGeneration observed(some_profile(), kClasses);
   for (int i = 0; i < 100; ++i) observed.add({{0, 1}, 1, 1000, false, seconds_of(2e-3)});
   EXPECT_FALSE(observed.corrected());
 }
 
-TEST(ObservedCompute, TellsPromptsFromDecodingAndKernelsFromKernels) {
-  ObservedCompute observed(some_profile(), kClasses);
+TEST(ObservedGeneration, TellsPromptsFromDecodingAndKernelsFromKernels) {
+  ObservedGeneration observed(some_profile(), kClasses);
   add(observed, 10, 4 * 64e-3 / 4, 128, true);
   const auto corrected = observed.corrected();
   ASSERT_TRUE(corrected);
@@ -74,18 +74,18 @@ TEST(ObservedCompute, TellsPromptsFromDecodingAndKernelsFromKernels) {
   EXPECT_EQ(corrected->cpu_layers[0].short_context_seconds.seconds[5], 64e-3);
 }
 
-TEST(ObservedCompute, IsNotLedAstrayByAFewStepsOrByOutliers) {
-  ObservedCompute few(some_profile(), kClasses);
+TEST(ObservedGeneration, IsNotLedAstrayByAFewStepsOrByOutliers) {
+  ObservedGeneration few(some_profile(), kClasses);
   add(few, 10, 4 * 4e-3);
   EXPECT_FALSE(few.corrected());
-  ObservedCompute outliers(some_profile(), kClasses);
+  ObservedGeneration outliers(some_profile(), kClasses);
   add(outliers, 60, 4e-3);
   add(outliers, 40, 100 * 4e-3);
   EXPECT_FALSE(outliers.corrected());
 }
 
-TEST(ObservedCompute, KeepsTimesRising) {
-  ObservedCompute observed(some_profile(), kClasses);
+TEST(ObservedGeneration, KeepsTimesRising) {
+  ObservedGeneration observed(some_profile(), kClasses);
   add(observed, 100, 8 * 4e-3, 4);
   const auto corrected = observed.corrected();
   ASSERT_TRUE(corrected);
@@ -93,8 +93,8 @@ TEST(ObservedCompute, KeepsTimesRising) {
   for (std::size_t i = 1; i < times.size(); ++i) EXPECT_GE(times[i], times[i - 1]);
 }
 
-TEST(ObservedCompute, IgnoresLayersThatNoProfileKnows) {
-  ObservedCompute observed(some_profile(), kClasses);
+TEST(ObservedGeneration, IgnoresLayersThatNoProfileKnows) {
+  ObservedGeneration observed(some_profile(), kClasses);
   for (int i = 0; i < 100; ++i) observed.add({{3, 9}, 1, 0, false, seconds_of(1)});
   EXPECT_FALSE(observed.corrected());
 }

@@ -1,7 +1,7 @@
-#include "profile/observed_compute.h"
+#include "profile/observed_generation.h"
 
 #include <algorithm>
-#include <cmath>
+#include <utility>
 
 namespace prima::profile {
 namespace {
@@ -13,11 +13,6 @@ constexpr std::uint32_t kLeastPrompt = 32;
 // Of steps: fewer say little about a device.
 constexpr std::size_t kEnoughDecoding = 12;
 constexpr std::size_t kEnoughPrompts = 3;
-constexpr std::size_t kMostKept = 1024;
-
-constexpr double kWorthCorrecting = 1.1;
-// Beyond that something else is wrong.
-constexpr double kMostCorrection = 8;
 
 void scale(TokenTimes& times, std::optional<double> decoding, std::optional<double> prompt) {
   for (std::size_t i = 0; i < kTimedTokens.size(); ++i) {
@@ -29,8 +24,9 @@ void scale(TokenTimes& times, std::optional<double> decoding, std::optional<doub
 
 }  // namespace
 
-ObservedCompute::ObservedCompute(DeviceProfile profile, const std::vector<LayerClass>& classes)
-    : profile_(std::move(profile)) {
+ObservedGeneration::ObservedGeneration(DeviceProfile profile,
+                                       const std::vector<LayerClass>& classes)
+    : profile_(std::move(profile)), disk_(profile_.disk_read_bytes_per_second) {
   for (std::uint32_t index = 0; index < classes.size(); ++index) {
     for (const std::uint32_t layer : classes[index]) {
       if (layer >= class_of_layer_.size()) class_of_layer_.resize(layer + 1);
@@ -39,7 +35,8 @@ ObservedCompute::ObservedCompute(DeviceProfile profile, const std::vector<LayerC
   }
 }
 
-void ObservedCompute::add(const compute::ComputedLayers& computed) {
+void ObservedGeneration::add(const compute::ComputedLayers& computed) {
+  disk_.add(computed.ended, computed.reads);
   const bool is_prompt = computed.n_tokens >= kLeastPrompt;
   if (computed.n_tokens == 0 || (computed.n_tokens > kMostDecoding && !is_prompt)) return;
   const auto& times = computed.in_budget && !profile_.cpu_budgeted_layers.empty()
@@ -51,32 +48,17 @@ void ObservedCompute::add(const compute::ComputedLayers& computed) {
     expected += layer_seconds(times[class_of_layer_[layer]], computed.n_tokens, computed.context);
   }
   if (expected <= 0) return;
-  Ratios& ratios = ratios_[computed.in_budget ? 1 : 0][is_prompt ? prompt : decoding];
-  const double ratio = seconds(computed.computing) / expected;
-  if (ratios.values.size() < kMostKept) {
-    ratios.values.push_back(ratio);
-  } else {
-    ratios.values[ratios.next++ % kMostKept] = ratio;
-  }
+  ratios_[computed.in_budget ? 1 : 0][is_prompt ? prompt : decoding].add(
+      seconds(computed.computing) / expected);
 }
 
-std::optional<double> ObservedCompute::correction(const Ratios& ratios, std::size_t enough) const {
-  if (ratios.values.size() < enough) return std::nullopt;
-  std::vector<double> values = ratios.values;
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  const double ratio = std::clamp(*middle, 1 / kMostCorrection, kMostCorrection);
-  if (std::abs(std::log(ratio)) < std::log(kWorthCorrecting)) return std::nullopt;
-  return std::sqrt(ratio);
-}
-
-std::optional<DeviceProfile> ObservedCompute::corrected() const {
+std::optional<DeviceProfile> ObservedGeneration::corrected() const {
   DeviceProfile corrected = profile_;
   bool changed = false;
   for (const bool in_budget : {false, true}) {
     const auto& ratios = ratios_[in_budget ? 1 : 0];
-    const auto decode = correction(ratios[decoding], kEnoughDecoding);
-    const auto prefill = correction(ratios[prompt], kEnoughPrompts);
+    const auto decode = correction_by(ratios[decoding].median(kEnoughDecoding));
+    const auto prefill = correction_by(ratios[prompt].median(kEnoughPrompts));
     if (!decode && !prefill) continue;
     changed = true;
     for (LayerTimes& times : in_budget ? corrected.cpu_budgeted_layers : corrected.cpu_layers) {
@@ -85,6 +67,10 @@ std::optional<DeviceProfile> ObservedCompute::corrected() const {
     }
     scale(in_budget ? corrected.cpu_budgeted_output_seconds : corrected.cpu_output_seconds, decode,
           prefill);
+  }
+  if (const auto disk = disk_.correction()) {
+    changed = true;
+    corrected.disk_read_bytes_per_second *= *disk;
   }
   if (!changed) return std::nullopt;
   return corrected;
