@@ -123,6 +123,7 @@ class Planner {
   std::uint32_t most_step_tokens() const { return request_.step_tokens; }
 
   Result<std::string> profile() const { return profile_text(/*only_known=*/false); }
+  Result<std::string> learned_profile() const { return profile_text(/*only_known=*/true); }
 
   Result<ring::RingPlan> plan(const ring::RingOffer& offer) {
     if (options_.plan_file) return plan_from_file(offer);
@@ -417,11 +418,15 @@ std::function<ring::RingPlanning(const model::ModelFile&)> make_planner(
     const auto planner = std::make_shared<Planner>(model, options, n_ctx);
     ring::RingPlanning planning{
         .profile = [planner] { return planner->profile(); },
+        .learned_profile = [planner] { return planner->learned_profile(); },
         .known_link = known_link,
         .plan = [planner](const ring::RingOffer& offer) { return planner->plan(offer); },
         .better = [planner](const ring::RingOffer& offer) { return planner->better(offer); },
         .alone = [planner] { return planner->alone(); }};
-    if (options.plan_file) planning.profile = {};  // what the plan was made from is known
+    if (options.plan_file) {  // what the plan was made from is known, and it stays
+      planning.profile = {};
+      planning.learned_profile = {};
+    }
     return planning;
   };
 }

@@ -25,4 +25,13 @@ double layer_seconds(const LayerTimes& times, double tokens, double context_toke
   return std::max(at_short, at_short + share * (at_long - at_short));
 }
 
+DeviceProfile with_speeds_of(const DeviceProfile& now, DeviceProfile planned) {
+  planned.disk_read_bytes_per_second = now.disk_read_bytes_per_second;
+  planned.cpu_layers = now.cpu_layers;
+  planned.cpu_output_seconds = now.cpu_output_seconds;
+  planned.cpu_budgeted_layers = now.cpu_budgeted_layers;
+  planned.cpu_budgeted_output_seconds = now.cpu_budgeted_output_seconds;
+  return planned;
+}
+
 }  // namespace prima::profile

@@ -78,6 +78,10 @@ struct DeviceProfile {
   std::vector<GpuProfile> gpus;
 };
 
+// `planned`, as fast as `now` says: processor and disk. Its memory and its GPUs stay, for much of
+// them may be taken by what was planned.
+DeviceProfile with_speeds_of(const DeviceProfile& now, DeviceProfile planned);
+
 // Between two devices, `first` and `second`.
 struct LinkProfile {
   double round_trip_seconds = 0;         // of an empty message

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "profile/device_profile_json.h"
 #include "ring/link_probe.h"
 #include "ring/remote_ring.h"
 
@@ -17,6 +18,9 @@ constexpr Duration kLinkProbeTimeout = std::chrono::seconds(30);
 
 // Prompts travel in steps of megabytes; a sample of them is enough to know a link's bandwidth.
 constexpr Bytes kMostProbeBytes = 8 * kMiB;
+
+// Profiles change slowly, and each time a plan is to be made.
+constexpr Duration kAskLearnedInterval = std::chrono::seconds(30);
 
 std::size_t link_index(std::size_t n, std::size_t a, std::size_t b) {
   return a * n - a * (a + 1) / 2 + (b - a - 1);
@@ -64,9 +68,10 @@ Status RemoteRing::plan(const ModelSummary& model) {
 }
 
 std::optional<std::string> RemoteRing::reason_to_form_anew() {
-  if (!planning_ || !planning_->better || failed_ || in_flight() > 0 || !take_newcomers()) {
-    return std::nullopt;
-  }
+  if (!planning_ || !planning_->better || failed_ || in_flight() > 0) return std::nullopt;
+  const bool others_have_joined = take_newcomers();
+  const bool speeds_have_changed = take_learned();
+  if (!others_have_joined && !speeds_have_changed) return std::nullopt;
   if (offered_.empty()) return "other devices have joined";  // nothing was planned yet
   if (!measure_links(offer_, offered_)) return std::nullopt;
   return planning_->better(offer_);
@@ -106,6 +111,38 @@ bool RemoteRing::take_newcomers() {
   }
   offer_.links = std::move(links);
   return any;
+}
+
+// Takes into the offer what devices of the ring have learned of themselves from generation. Whether
+// anything has changed. What they are asked now is looked at when they are asked next.
+bool RemoteRing::take_learned() {
+  if (offered_.empty() || !planning_->learned_profile) return false;
+  if (network_.clock().now() < ask_learned_at_) return false;
+  ask_learned_at_ = network_.clock().now() + kAskLearnedInterval;
+  std::vector<std::string> learned(offered_.size());
+  control_->with_members([&](Membership& members) {
+    std::vector<Outgoing> questions;
+    for (std::size_t i = 1; i < offered_.size(); ++i) {
+      const Member* const member = members.find(offered_[i].member);
+      if (member == nullptr || member->state != Member::State::serving) continue;
+      if (member->profile) learned[i] = member->profile->profile;
+      std::ranges::move(members.ask(member->id, profile_request(model_)),
+                        std::back_inserter(questions));
+    }
+    return questions;
+  });
+  if (auto own = planning_->learned_profile()) learned[kHead] = std::move(*own);
+  bool changed = false;
+  for (std::size_t i = 0; i < learned.size(); ++i) {
+    OfferedDevice& device = offer_.devices[i];
+    const auto planned = profile::profile_from_json(device.profile, device.name);
+    const auto now = profile::profile_from_json(learned[i], device.name);
+    if (!planned || !now) continue;
+    std::string text = profile::to_json(profile::with_speeds_of(*now, *planned));
+    changed = changed || text != profile::to_json(*planned);
+    device.profile = std::move(text);
+  }
+  return changed;
 }
 
 ProfileRequest RemoteRing::profile_request(const ModelSummary& model) const {

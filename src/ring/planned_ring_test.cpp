@@ -1,8 +1,11 @@
 // A planner between gathering and loading, under simulated time.
+#include <atomic>
+
 #include <gtest/gtest.h>
 
 #include "model/synth.h"
 #include "model/testing/temporary_folder.h"
+#include "profile/device_profile_json.h"
 #include "ring/link_probe.h"
 #include "ring/test_driver.h"
 #include "ring/test_ring.h"
@@ -242,6 +245,63 @@ TEST(PlannedRing, LearnsBetweenRequestsOfDevicesThatHaveJoinedSince) {
     for (const auto& link : later.links) EXPECT_TRUE(link);
     // It goes on serving meanwhile.
     EXPECT_TRUE(driver.generate({{.prompt = {4, 5}, .n_decode = 2}}));
+  });
+}
+
+TEST(PlannedRing, LearnsBetweenRequestsHowFastItsDevicesAre) {
+  const auto text = [](double disk, Bytes memory) {
+    profile::DeviceProfile profile;
+    profile.disk_read_bytes_per_second = disk;
+    profile.memory_available_bytes = memory;
+    return profile::to_json(profile);
+  };
+  std::atomic<double> head_disk = 500e6;
+  std::atomic<double> worker_disk = 400e6;
+  std::atomic<Bytes> left = kGiB;
+  Planned planned;
+  planned.options.ring.n_workers = 1;
+  planned.planning.profile = [&] { return text(head_disk, kGiB); };
+  planned.planning.learned_profile = planned.planning.profile;
+  planned.planning.plan = [](const RingOffer&) -> Result<RingPlan> {
+    return RingPlan{.devices = {0, 1},
+                    .shares = {{}, {}},
+                    .route = {{{0, 0, {0, 2}}, {1, 0, {2, 8}}}},
+                    .rounds = 1};
+  };
+  std::vector<RingOffer> judged;
+  planned.planning.better = [&](const RingOffer& given) -> std::optional<std::string> {
+    judged.push_back(given);
+    return std::nullopt;
+  };
+  SimulatedWorld world;
+  world.run([&] {
+    SimulatedWorkers workers(world, planned.options);
+    workers.on_profile = [&](const std::string&) { return text(worker_disk, left); };
+    const auto ring = workers.form(planned.options.ring, planned.planning);
+    ASSERT_TRUE(ring) << ring.error().message();
+    RingDriver driver(**ring, world.clock());
+    const auto requests = [&] {
+      for (int i = 0; i < 20; ++i) {
+        EXPECT_TRUE(driver.generate({{.prompt = {1, 2, 3}, .n_decode = 2}}));
+        EXPECT_FALSE((*ring)->reason_to_form_anew());
+        world.sleep(std::chrono::seconds(5));
+      }
+    };
+    requests();
+    EXPECT_TRUE(judged.empty());  // nothing new
+
+    worker_disk = 100e6;
+    left = kMiB;  // the plan's weights take the rest
+    requests();
+    ASSERT_EQ(judged.size(), 1u);
+    EXPECT_EQ(judged[0].devices[0].profile, text(500e6, kGiB));
+    EXPECT_EQ(judged[0].devices[1].profile, text(100e6, kGiB));
+
+    head_disk = 1e9;
+    requests();
+    ASSERT_EQ(judged.size(), 2u);
+    EXPECT_EQ(judged[1].devices[0].profile, text(1e9, kGiB));
+    EXPECT_EQ(judged[1].devices[1].profile, text(100e6, kGiB));
   });
 }
 

@@ -57,6 +57,9 @@ struct RingPlan {
 struct RingPlanning {
   // This device's profile. Empty function: the plan needs none, of no device.
   std::function<Result<std::string>()> profile;
+  // The same as generation has shown it by now; it is never measured. Empty function: not asked
+  // for.
+  std::function<Result<std::string>()> learned_profile{};
   // The link between two devices as it was measured before; nullopt: it is to be measured.
   std::function<std::optional<profile::LinkProfile>(const OfferedDevice&, const OfferedDevice&)>
       known_link;

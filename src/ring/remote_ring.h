@@ -101,6 +101,7 @@ class RemoteRing final : public Ring {
   Status measure_links(RingOffer& offer, const std::vector<Place>& places);
   std::optional<profile::LinkProfile> measure_link_between(const Place& a, const Place& b);
   bool take_newcomers();
+  bool take_learned();
   Status assign(const ModelSummary& model);
   Status load(const ExecutorFactory& make_executor);
   void choose_how_steps_travel();
@@ -128,6 +129,7 @@ class RemoteRing final : public Ring {
   std::vector<Place> places_;   // by place in the ring, the head first
   RingOffer offer_;             // what the plan was made from, and who has come since
   std::vector<Place> offered_;  // beside offer_.devices
+  Instant ask_learned_at_{};
   ModelSummary model_;
   std::vector<DeviceShare> shares_;  // beside places_
   std::uint32_t rounds_ = 1;

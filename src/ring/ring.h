@@ -103,9 +103,10 @@ class Ring {
 
   virtual RingDescription describe() const = 0;
 
-  // Between requests: why a ring formed now would be clearly better, as devices have joined since;
-  // nullopt: it would not. Then destroy this one and form another. Never waits for a device to
-  // measure itself; it is asked again at the next call.
+  // Between requests: why a ring formed now would be clearly better, as devices have joined since
+  // or have learned that they are slower or faster than was planned; nullopt: it would not. Then
+  // destroy this one and form another. Never waits for a device to measure itself; it is asked
+  // again at the next call.
   virtual std::optional<std::string> reason_to_form_anew() { return std::nullopt; }
 };
 

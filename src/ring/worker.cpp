@@ -192,6 +192,14 @@ void Worker::answer(const ControlMessage& question, const transport::Endpoint& h
   }
 }
 
+// What is known; nothing is measured while others wait.
+void Worker::answer_while_serving(const ControlMessage& question, WorkerControl& control) {
+  const auto* const request = std::get_if<ProfileRequest>(&question);
+  if (request == nullptr || !options_.profile) return;
+  auto profile = options_.profile(*request, [] { return false; });
+  if (profile) control.send(ProfileReply{std::move(*profile), std::nullopt});
+}
+
 Result<std::unique_ptr<compute::Executor>> Worker::load(const Assignment& assignment,
                                                         WorkerControl& control) {
   status_.windows = windows_of(assignment.route, assignment.device);
@@ -266,6 +274,7 @@ Status Worker::run_steps(const Assignment& assignment, Node& node, compute::Exec
     node.advance_epoch(control.epoch());
     Instant wait_until = network_.clock().now();  // no wait: only look whether something has come
     if (!node.ready()) {
+      if (const auto question = control.take_question()) answer_while_serving(*question, control);
       executor.rest();
       node.set_idle(true);
       wait_until += kLongWait;

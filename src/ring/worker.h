@@ -90,6 +90,7 @@ class Worker {
   std::optional<ErrorCode> join(const transport::Endpoint& head);
   void answer(const ControlMessage& question, const transport::Endpoint& head,
               WorkerControl& control);
+  void answer_while_serving(const ControlMessage& question, WorkerControl& control);
   Status serve(const Assignment& assignment, const transport::Endpoint& head,
                WorkerControl& control);
   Result<std::unique_ptr<compute::Executor>> load(const Assignment& assignment,
