@@ -32,6 +32,7 @@ profile::ProfileRequest request_for(const model::ModelFile& model, const Profile
   request.n_threads = executor.n_threads;
   request.memory = executor.memory;
   request.gpu_memory_limit = executor.gpu.memory_limit;
+  request.offload_from_tokens = executor.offload_from_tokens;
   request.streaming = executor.streaming;
   request.fresh = options.fresh;
   request.only_known = options.only_known;

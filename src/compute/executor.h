@@ -55,6 +55,12 @@ struct GpuPlacement {
   bool output_layer = false;
 };
 
+// Memory of a GPU that layers of prompts may pass through.
+struct GpuRoom {
+  std::string name;  // as compute/gpu.h has it
+  Bytes memory = 0;
+};
+
 struct GpuRequest {
   std::uint32_t n_layers = 0;  // of this device's; one more than it has: the output layer too
   Bytes memory_limit = 0;      // of each GPU; 0: what is free
@@ -96,6 +102,8 @@ struct ExecutorOptions {
   // over, where its memory has room for one or two layers more. 0: from where that is faster, which
   // is measured; nullopt: never.
   std::optional<std::uint32_t> offload_from_tokens{};
+  // That room, at most; without it: what other layers leave of the GPU with the most left.
+  std::optional<GpuRoom> offload_room{};
   // Memory for weights, KV cache and compute buffers of the CPU together, and for the program. What
   // of the weights does not fit is streamed from disk. Without it all is held in memory.
   std::optional<weights::MemoryBudget> memory{};

@@ -267,7 +267,12 @@ void GgmlExecutor::add_prompt_offload() {
   for (const GpuInfo& gpu : list_gpus()) {
     // Of one memory for both, the budget has given away all there is.
     if (gpu.unified_memory) continue;
-    gpus.push_back({.name = gpu.name, .memory = gpu_memory_left(gpu)});
+    Bytes memory = gpu_memory_left(gpu);
+    if (options_.offload_room) {
+      if (gpu.name != options_.offload_room->name) continue;
+      memory = std::min(memory, options_.offload_room->memory);
+    }
+    gpus.push_back({.name = gpu.name, .memory = memory});
   }
   if (gpus.empty()) return;
   std::stable_sort(gpus.begin(), gpus.end(),

@@ -59,13 +59,15 @@ Status add_remote_gpus(const std::string& endpoint) {
   return {};
 }
 
-Bytes gpu_compute_buffer_bytes(const model::Hyperparameters& hp, const ExecutorOptions& executor) {
-  constexpr Bytes kBackendScratch = 64 * kMiB;
+Bytes gpu_activation_bytes(const model::Hyperparameters& hp) {
   const Bytes widest =
       std::max<Bytes>(hp.n_ff, Bytes{hp.n_ff_expert} * std::max<Bytes>(1, hp.n_expert_used));
-  const Bytes floats = Bytes{executor.max_tokens} * (6 * Bytes{hp.n_embd} + 3 * widest);
-  const Bytes mask = Bytes{executor.max_tokens} * executor.n_ctx * sizeof(std::uint16_t);
-  return floats * sizeof(float) + 2 * mask + kBackendScratch;
+  return (6 * Bytes{hp.n_embd} + 3 * widest) * sizeof(float);
+}
+
+Bytes gpu_compute_buffer_bytes(const model::Hyperparameters& hp, const ExecutorOptions& executor) {
+  return executor.max_tokens * (gpu_activation_bytes(hp) + executor.n_ctx * kGpuMaskBytes) +
+         kGpuScratchBytes;
 }
 
 Result<std::vector<GpuPlacement>> place_on_gpus(const model::ModelFile& model,

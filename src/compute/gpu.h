@@ -31,8 +31,16 @@ std::vector<GpuInfo> list_gpus();
 // copies, no GPU. Fails with unavailable.
 Status add_remote_gpus(const std::string& endpoint);
 
-// What a GPU's compute buffers take besides layers: hidden states, the widest feed-forward
-// activations (gate, up and their product), attention's mask, and the backend's own scratch.
+// Hidden states and the widest feed-forward activations (gate, up and their product) of a token.
+Bytes gpu_activation_bytes(const model::Hyperparameters& hp);
+
+// Attention's mask, for each token of a step and each KV cell, as computed and as it came.
+inline constexpr Bytes kGpuMaskBytes = 2 * sizeof(std::uint16_t);
+
+// A backend's own.
+inline constexpr Bytes kGpuScratchBytes = 64 * kMiB;
+
+// What a GPU's compute buffers take besides layers: all three.
 Bytes gpu_compute_buffer_bytes(const model::Hyperparameters& hp, const ExecutorOptions& executor);
 
 // Which of the windows' layers, the last ones, go to which GPU: GPUs are filled in the order given,

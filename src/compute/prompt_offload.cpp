@@ -11,26 +11,6 @@
 namespace prima::compute {
 namespace {
 
-// Tokens of the larger step that is measured: both processors are bound by arithmetic there.
-constexpr std::uint32_t kManyTokens = 128;
-
-// Two layers, so that one is copied while another is computed.
-constexpr std::size_t kMostPlaces = 2;
-
-// Some of a GPU's kernels multiply many tokens with the whole matrix in half precision.
-Bytes half_precision_bytes(const model::ModelFile& model, const LayerDevice& home) {
-  Bytes most = 0;
-  for (const int layer : layers_of(home.options().layers)) {
-    for (const model::TensorRole role : model::all_tensor_roles()) {
-      if (!model::is_per_layer(role)) continue;
-      const model::TensorInfo* info = model.find(role, layer);
-      if (info == nullptr) continue;
-      most = std::max(most, 2 * static_cast<Bytes>(info->shape[0] * info->shape[1]));
-    }
-  }
-  return most;
-}
-
 // The first tokens of a sequence.
 Step measured_step(std::uint32_t n_tokens) {
   Step step;
@@ -43,6 +23,19 @@ Step measured_step(std::uint32_t n_tokens) {
 }
 
 }  // namespace
+
+Bytes half_precision_bytes(const model::ModelFile& model, const std::vector<int>& layers) {
+  Bytes most = 0;
+  for (const int layer : layers) {
+    for (const model::TensorRole role : model::all_tensor_roles()) {
+      if (!model::is_per_layer(role)) continue;
+      const model::TensorInfo* info = model.find(role, layer);
+      if (info == nullptr) continue;
+      most = std::max(most, 2 * static_cast<Bytes>(info->shape[0] * info->shape[1]));
+    }
+  }
+  return most;
+}
 
 std::optional<std::uint32_t> faster_from_tokens(const OffloadTimes& times, std::uint32_t most) {
   const double few = times.processor_few - times.gpu_few;  // what the GPU saves
@@ -92,13 +85,14 @@ Status PromptOffload::open(const ExecutorOptions& options, const GpuRoom& gpu,
                            std::size_t n_places) {
   const model::Hyperparameters& hp = model_.hyperparameters();
   ggml_backend_dev_t device = ggml_backend_dev_by_name(gpu.name.c_str());
+  const std::vector<int> layers = layers_of(home_.options().layers);
   Bytes largest_layer = 0;
-  for (const int layer : layers_of(home_.options().layers)) {
+  for (const int layer : layers) {
     largest_layer = std::max(largest_layer, model_.layer_bytes(layer));
   }
   const Bytes kv_bytes = kv_bytes_per_layer(hp, options.kv_type, options.n_ctx);
   const Bytes needed = n_places * (largest_layer + kv_bytes) +
-                       gpu_compute_buffer_bytes(hp, options) + half_precision_bytes(model_, home_);
+                       gpu_compute_buffer_bytes(hp, options) + half_precision_bytes(model_, layers);
   if (needed > gpu.memory) {
     return fail(ErrorCode::resource_exhausted, "its memory has " + format_bytes(gpu.memory) +
                                                    " left and " + format_bytes(needed) +

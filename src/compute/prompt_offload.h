@@ -30,6 +30,12 @@ namespace prima::compute {
 // kernels with its company.
 inline constexpr std::uint32_t kFewestOffloadedTokens = 32;
 
+// Tokens of the larger step that is measured: both processors are bound by arithmetic there.
+inline constexpr std::uint32_t kManyTokens = 128;
+
+// Two layers, so that one is copied while another is computed.
+inline constexpr std::uint32_t kMostPlaces = 2;
+
 // Seconds that a layer takes at two numbers of tokens, copies and all.
 struct OffloadTimes {
   std::uint32_t few_tokens = 0;
@@ -40,14 +46,13 @@ struct OffloadTimes {
   double gpu_many = 0;
 };
 
+// Some of a GPU's kernels multiply many tokens with the whole matrix in half precision: what the
+// largest of these layers takes then.
+Bytes half_precision_bytes(const model::ModelFile& model, const std::vector<int>& layers);
+
 // From how many tokens, `few_tokens` to `most`, the GPU is faster, both times taken as linear in
 // the tokens; nullopt: not at any of them.
 std::optional<std::uint32_t> faster_from_tokens(const OffloadTimes& times, std::uint32_t most);
-
-struct GpuRoom {
-  std::string name;  // as compute/gpu.h has it
-  Bytes memory = 0;  // that may be taken
-};
 
 class PromptOffload {
  public:

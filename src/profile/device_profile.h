@@ -10,6 +10,7 @@
 #include <array>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -65,7 +66,10 @@ struct DeviceProfile {
       0;  // queued direct reads of the model's file; 0: no streaming
   // Beside weights and KV cache, for steps of kProfiledStepTokens; 0: as the model's shape says.
   Bytes compute_buffer_bytes = 0;
-  bool unified_memory = false;         // CPU and GPUs share memory_available_bytes
+  bool unified_memory = false;  // CPU and GPUs share memory_available_bytes
+  // Steps of so many tokens may compute the processor's layers on a GPU; 0: from where that is
+  // faster; nullopt: none may (compute::ExecutorOptions::offload_from_tokens).
+  std::optional<std::uint32_t> offload_from_tokens = 0;
   std::vector<LayerTimes> cpu_layers;  // by layer class
   TokenTimes cpu_output_seconds;       // the output layer; all zero: not measured, as at workers
   // The same within a memory budget, where weights stay in the file's layout so that they can be

@@ -71,6 +71,11 @@ DeviceProfile device_from(const Json& json) {
   profile.disk_read_bytes_per_second = json.at("disk_read_bytes_per_second").get<double>();
   profile.compute_buffer_bytes = json.at("compute_buffer_bytes").get<Bytes>();
   profile.unified_memory = json.at("unified_memory").get<bool>();
+  // Older builds do not say, and use what room they find.
+  if (const auto from = json.find("offload_from_tokens"); from != json.end()) {
+    profile.offload_from_tokens.reset();
+    if (!from->is_null()) profile.offload_from_tokens = from->get<std::uint32_t>();
+  }
   profile.cpu_layers = layers_from(json.at("cpu_layers"));
   profile.cpu_output_seconds = token_times_from(json.at("cpu_output_seconds"));
   profile.cpu_budgeted_layers = layers_from(json.at("cpu_budgeted_layers"));
@@ -85,6 +90,8 @@ DeviceProfile device_from(const Json& json) {
 std::string to_json(const DeviceProfile& profile) {
   Json gpus = Json::array();
   for (const GpuProfile& gpu : profile.gpus) gpus.push_back(gpu_json(gpu));
+  const Json offload_from_tokens =
+      profile.offload_from_tokens ? Json(*profile.offload_from_tokens) : Json(nullptr);
   const Json json = {{"version", kVersion},
                      {"name", profile.name},
                      {"computer", profile.computer},
@@ -93,6 +100,7 @@ std::string to_json(const DeviceProfile& profile) {
                      {"disk_read_bytes_per_second", profile.disk_read_bytes_per_second},
                      {"compute_buffer_bytes", profile.compute_buffer_bytes},
                      {"unified_memory", profile.unified_memory},
+                     {"offload_from_tokens", offload_from_tokens},
                      {"timed_tokens", kTimedTokens},
                      {"cpu_layers", layers_json(profile.cpu_layers)},
                      {"cpu_output_seconds", profile.cpu_output_seconds.seconds},

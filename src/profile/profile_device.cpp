@@ -273,6 +273,7 @@ void fill_memory(DeviceProfile& profile, const ProfileRequest& request,
   profile.memory_available_bytes = budget.for_layers();
   profile.unbudgeted_up_to_bytes = compute::held_with_ease(budget);
   profile.memory_reserve_bytes = 0;  // the budget has left it out
+  profile.offload_from_tokens = request.offload_from_tokens;
   for (const compute::GpuInfo& info : compute::list_gpus()) {
     for (GpuProfile& gpu : profile.gpus) {
       if (gpu.name != info.name) continue;

@@ -30,9 +30,10 @@ struct ProfileRequest {
   bool is_head = true;              // measures the output layer too
   ggml_type kv_type = GGML_TYPE_F16;
   std::uint32_t max_tokens = kProfiledStepTokens;
-  int n_threads = 0;                            // 0: as generation chooses
-  std::optional<weights::MemoryBudget> memory;  // absent: what is available
-  Bytes gpu_memory_limit = 0;                   // of each GPU; 0: what is free
+  int n_threads = 0;                                     // 0: as generation chooses
+  std::optional<weights::MemoryBudget> memory;           // absent: what is available
+  Bytes gpu_memory_limit = 0;                            // of each GPU; 0: what is free
+  std::optional<std::uint32_t> offload_from_tokens = 0;  // DeviceProfile's
   weights::StreamingOptions streaming;
   bool fresh = false;                        // measure although there is a profile
   bool only_known = false;                   // fail with not_found instead of measuring

@@ -115,6 +115,10 @@ wire::AssignmentT to_wire(const Assignment& m) {
     gpu->output_layer = placement.output_layer;
     t.gpus.push_back(std::move(gpu));
   }
+  if (m.share.prompt_room) {
+    t.prompt_gpu = m.share.prompt_room->name;
+    t.prompt_memory = m.share.prompt_room->memory;
+  }
   return t;
 }
 wire::ProfileRequestT to_wire(const ProfileRequest& m) {
@@ -322,6 +326,8 @@ Result<ControlMessage> from_wire(const wire::AssignmentT& t) {
     }
     m.share.gpus.push_back(std::move(placement));
   }
+  if (t.prompt_gpu.size() > kMaxNameBytes) return malformed("a GPU's name is too long");
+  if (!t.prompt_gpu.empty()) m.share.prompt_room = {t.prompt_gpu, t.prompt_memory};
   return m;
 }
 Result<ControlMessage> from_wire(const wire::ProfileRequestT& t) {

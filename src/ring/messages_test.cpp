@@ -77,7 +77,10 @@ TEST(ControlMessages, SurviveTheWire) {
       decode_control(encode(Failure{4, {ErrorCode::io, "disk", "replace it"}})).value();
   EXPECT_EQ(std::get<Failure>(failure).error.remedy, "replace it");
   Assignment shared = some_assignment();
-  shared.share = {.memory = kAllInMemory, .slot_bytes = 7, .gpus = {{"GPU0", {{2, 4}}, true}}};
+  shared.share = {.memory = kAllInMemory,
+                  .slot_bytes = 7,
+                  .gpus = {{"GPU0", {{2, 4}}, true}},
+                  .prompt_room = compute::GpuRoom{"GPU1", 9}};
   const auto with_share = decode_control(encode(shared)).value();
   const DeviceShare& share = std::get<Assignment>(with_share).share;
   EXPECT_EQ(share.memory, kAllInMemory);
@@ -85,6 +88,10 @@ TEST(ControlMessages, SurviveTheWire) {
   ASSERT_EQ(share.gpus.size(), 1u);
   EXPECT_EQ(share.gpus[0].layers[0], (compute::LayerRange{2, 4}));
   EXPECT_TRUE(share.gpus[0].output_layer);
+  ASSERT_TRUE(share.prompt_room);
+  EXPECT_EQ(share.prompt_room->name, "GPU1");
+  EXPECT_EQ(share.prompt_room->memory, 9u);
+  EXPECT_FALSE(assignment.share.prompt_room);
   const auto request = decode_control(encode(ProfileRequest{ModelIdentity(kModelIdentityBytes, 3),
                                                             "m", 128, GGML_TYPE_Q8_0}))
                            .value();

@@ -41,6 +41,8 @@ void apply(const DeviceShare& share, compute::ExecutorOptions& executor) {
   if (share.memory || !share.gpus.empty()) {
     executor.gpus = share.gpus;
     executor.gpu.n_layers = 0;
+    executor.offload_room = share.prompt_room;
+    if (!share.prompt_room) executor.offload_from_tokens.reset();
   }
 }
 

@@ -27,6 +27,8 @@ struct DeviceShare {
   std::optional<Bytes> memory;
   std::optional<Bytes> slot_bytes;  // that streamed weights pass through
   std::vector<compute::GpuPlacement> gpus;
+  // Left free for layers of prompts that live elsewhere; absent, where `memory` is not: none is.
+  std::optional<compute::GpuRoom> prompt_room{};
 };
 
 // What the share says overrides what the options say.
