@@ -73,7 +73,8 @@ class PaperHalda {
     const StepCosts::Device& costs = problem_.decode.devices[device];
     double sum = 0;
     for (const std::uint16_t layer : problem_.shape.layers) {
-      sum += gpu < 0 ? costs.cpu_seconds[layer] : costs.gpu_seconds[gpu][layer];
+      sum += gpu < 0 ? costs.processor(plan::Weights::unbudgeted).seconds[layer]
+                     : costs.gpu_seconds[gpu][layer];
     }
     return sum / problem_.n_layers();
   }
@@ -140,7 +141,9 @@ class PaperHalda {
     if (all_fit != (device.set == Set::m4)) return kInfinity;
 
     double seconds = (layers - on_gpu) * cpu + (on_gpu > 0 ? on_gpu * gpu : 0);
-    if (is_head) seconds += problem_.decode.devices[device.index].cpu_seconds.back();
+    if (is_head)
+      seconds +=
+          problem_.decode.devices[device.index].processor(plan::Weights::unbudgeted).seconds.back();
     if (device.set == Set::m4) return seconds;
     const double disk = problem_.cluster.devices[device.index].disk_read_bytes_per_second;
     if (disk <= 0) return kInfinity;

@@ -85,6 +85,11 @@ ring::DeviceShare share_of(const plan::DevicePlan& device, const profile::Device
       share.gpus.push_back(std::move(placement));
     }
   }
+  if (const plan::PromptPlan& prompts = device.prompts; prompts.gpu >= 0) {
+    const auto gpu = static_cast<std::size_t>(prompts.gpu);
+    share.prompt_room = {profile != nullptr ? profile->gpus[gpu].name : device.gpu_names[gpu],
+                         prompts.room_bytes};
+  }
   return share;
 }
 
@@ -394,6 +399,10 @@ std::string plan_summary(const plan::Plan& plan) {
     if (&device != &plan.ring.front()) text += ", ";
     text += device.name + " " + std::to_string(layers) + (layers == 1 ? " layer" : " layers");
     if (on_gpus > 0) text += " (" + std::to_string(on_gpus) + " on GPUs)";
+    if (device.prompts.gpu >= 0) {
+      text += " (prompts of " + std::to_string(device.prompts.from_tokens) +
+              " tokens and more wholly on GPUs)";
+    }
     if (streams(device)) {
       text += " (" + format_bytes(static_cast<Bytes>(device.read_bytes_per_token)) +
               " from disk per token)";

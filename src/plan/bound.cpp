@@ -11,8 +11,9 @@ namespace prima::plan {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-// The bound is found to this share of itself.
+// The bound is found to this share of itself, and of the gap to it where that is large.
 constexpr double kBoundTolerance = 2e-3;
+constexpr double kGapTolerance = 0.05;
 
 // Rounds are taken in ranges [fewest, most]: hops of the fewest and reading ahead of the most
 // rounds bound every number between. Whether a period is feasible is monotone, so one bisection
@@ -80,7 +81,7 @@ double least_tpot(const Problem& problem, const Relaxation& relaxation, double i
       low = incumbent * share;
     }
   }
-  while (high - low > kBoundTolerance * high) {
+  while (high - low > std::max(kBoundTolerance * high, kGapTolerance * (incumbent - high))) {
     const double middle = (low + high) / 2;
     (feasible(middle) ? high : low) = middle;
   }

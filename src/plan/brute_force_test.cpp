@@ -1,8 +1,9 @@
 // Halda against every plan there is, on small random clusters.
 //
-// All decisions are enumerated: devices and their order, rounds, layers, GPU layers, the output
-// layer's place, slots on the grid. A decision whose relaxed value is above what would prove Halda
-// wrong is not simulated; that the relaxed value is never above the simulated is a test of its own.
+// All decisions are enumerated: devices and their order, rounds, layers, GPU layers, room for
+// prompts, the output layer's place, slots on the grid. A decision whose relaxed value is above
+// what would prove Halda wrong is not simulated; that the relaxed value is never above the
+// simulated is a test of its own.
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -76,7 +77,18 @@ class Structures {
     Share& share = decision.ring[position];
     if (gpu == share.gpu_layers.size()) {
       const std::size_t next = position + 1;
-      offload(decision, next, 0, next < decision.ring.size() ? decision.ring[next].n_layers : 0);
+      const auto go_on = [&] {
+        offload(decision, next, 0, next < decision.ring.size() ? decision.ring[next].n_layers : 0);
+      };
+      go_on();
+      if (problem_.kinds().size() == 1) return;  // no step has enough tokens
+      for (std::size_t i = 0; i < share.gpu_layers.size(); ++i) {
+        for (const std::uint32_t places : {1u, 2u}) {
+          share.room = {static_cast<int>(i), places};
+          go_on();
+        }
+      }
+      share.room = {};
       return;
     }
     for (std::uint32_t layers = 0; layers <= left; ++layers) {
@@ -143,6 +155,8 @@ TEST(Halda, IsWithinOnePercentOfEveryPlanThereIs) {
   std::uint64_t optimal = 0;
   std::uint64_t simulated = 0;
   std::uint64_t streaming = 0;
+  std::uint64_t with_room = 0;
+  std::uint64_t without_room = 0;
   for (std::uint64_t seed = 0; seed < kCases; ++seed) {
     const RandomCase random = random_case(seed);
     const auto problem = make_problem(random.cluster, random.shape, random.request);
@@ -166,7 +180,12 @@ TEST(Halda, IsWithinOnePercentOfEveryPlanThereIs) {
     }
     ++feasible;
     optimal += planned <= best * 1.0002;
-    for (const DevicePlan& device : plan->ring) streaming += device.streamed_bytes > 0;
+    for (const DevicePlan& device : plan->ring) {
+      streaming += device.streamed_bytes > 0;
+      with_room += device.prompts.gpu >= 0;
+      const auto& gpus = random.cluster.devices[device.device].gpus;
+      without_room += !gpus.empty() && device.prompts.gpu < 0;
+    }
     EXPECT_LE(planned, kAllowed * best)
         << "case " << seed << " " << to_string(random.request.objective);
     EXPECT_LE(plan->bound_seconds, best * (1 + 1e-6)) << "case " << seed;
@@ -175,12 +194,16 @@ TEST(Halda, IsWithinOnePercentOfEveryPlanThereIs) {
   RecordProperty("feasible", static_cast<int>(feasible));
   std::printf(
       "%llu of %llu cases feasible, %llu optimal, worst %.4f of the best; %llu devices "
-      "stream; %llu simulated by brute force\n",
+      "stream, %llu leave room for prompts and %llu with GPUs none; %llu simulated by brute "
+      "force\n",
       static_cast<unsigned long long>(feasible), static_cast<unsigned long long>(kCases),
       static_cast<unsigned long long>(optimal), worst, static_cast<unsigned long long>(streaming),
+      static_cast<unsigned long long>(with_room), static_cast<unsigned long long>(without_room),
       static_cast<unsigned long long>(simulated));
   EXPECT_GT(feasible, kCases / 2);
   EXPECT_GT(streaming, kCases / 4);
+  EXPECT_GT(with_room, kCases / 50);
+  EXPECT_GT(without_room, kCases / 20);
 }
 
 TEST(Relaxed, IsNeverAboveWhatIsSimulated) {
@@ -223,7 +246,9 @@ TEST(Halda, HonoursEveryBudget) {
       EXPECT_LE(device.resident_bytes + device.kv_bytes + device.slot_bytes,
                 profile.memory_available_bytes - random.shape.buffer_bytes);
       for (std::size_t gpu = 0; gpu < device.vram_bytes.size(); ++gpu) {
-        EXPECT_LE(device.vram_bytes[gpu], device.vram_budget_bytes[gpu]);
+        const bool has_room = device.prompts.gpu == static_cast<int>(gpu);
+        EXPECT_LE(device.vram_bytes[gpu] + (has_room ? device.prompts.room_bytes : 0),
+                  device.vram_budget_bytes[gpu]);
       }
     }
   }

@@ -238,6 +238,8 @@ std::size_t Evaluation::Hash::operator()(const Decision& decision) const {
     mix(share.n_layers);
     mix(share.slot_bytes);
     mix(static_cast<std::uint64_t>(share.output_gpu + 1));
+    mix(static_cast<std::uint64_t>(share.room.gpu + 1));
+    mix(share.room.places);
     for (const std::uint32_t layers : share.gpu_layers) mix(layers);
   }
   for (const LinkFormat format : decision.hop_formats) mix(static_cast<std::uint64_t>(format));

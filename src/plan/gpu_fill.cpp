@@ -1,6 +1,7 @@
 #include "plan/gpu_fill.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "plan/load.h"
@@ -16,9 +17,16 @@ class Filler {
         position_(position),
         share_(decision.ring[position]),
         capacity_(capacity_of(problem, share_.device)),
-        n_kinds_(problem.kinds().size()) {}
+        n_kinds_(problem.kinds().size()) {
+    for (std::size_t c = 0; c < problem.output_class(); ++c) {
+      const ClassBytes& layer = problem.classes[c];
+      largest_layer_bytes_ =
+          std::max(largest_layer_bytes_, static_cast<double>(layer.weights() + layer.kv));
+    }
+  }
 
-  void fill(std::optional<int> forced_output) {
+  void fill(const GpuDemands& demands) {
+    const std::optional<int> forced_output = demands.output;
     const std::size_t n_gpus = problem_.vram_budget[share_.device].size();
     std::vector<std::size_t> order(n_gpus);
     std::iota(order.begin(), order.end(), 0);
@@ -51,6 +59,11 @@ class Filler {
     }
     share_.gpu_layers = best_layers;
     share_.output_gpu = best_output;
+    if (demands.room) {
+      leave(*demands.room);
+    } else {
+      leave_best_room(best);
+    }
   }
 
  private:
@@ -61,6 +74,60 @@ class Filler {
       return excess != other.excess ? excess < other.excess : seconds < other.seconds;
     }
   };
+
+  bool has_processor_layers() const {
+    return std::accumulate(share_.gpu_layers.begin(), share_.gpu_layers.end(), 0u) <
+           share_.n_layers;
+  }
+
+  void leave_best_room(Quality best) {
+    if (!has_processor_layers()) return;
+    const std::vector<std::uint32_t> filled = share_.gpu_layers;
+    std::vector<std::uint32_t> best_layers = filled;
+    PromptRoom best_room;
+    for (const PromptRoom room : problem_.rooms[share_.device]) {
+      share_.gpu_layers = filled;
+      const Quality quality = leave(room);
+      if (!(quality < best)) continue;
+      best = quality;
+      best_layers = share_.gpu_layers;
+      best_room = share_.room;
+    }
+    share_.gpu_layers = best_layers;
+    share_.room = best_room;
+  }
+
+  // Beside the layers of the other GPUs, or instead of them, where visiting is faster than those.
+  Quality leave(PromptRoom room) {
+    const std::vector<std::uint32_t> filled = share_.gpu_layers;
+    free_room(room);
+    const Quality beside = quality_with(share_.gpu_layers, share_.output_gpu);
+    if (!share_.room || share_.gpu_layers.size() == 1) return beside;
+    const std::vector<std::uint32_t> best = share_.gpu_layers;
+    std::vector<std::uint32_t> alone(filled.size(), 0);
+    alone[share_.room.gpu] = best[share_.room.gpu];
+    const Quality instead = quality_with(alone, share_.output_gpu);
+    if (instead < beside) return instead;
+    share_.gpu_layers = best;
+    return beside;
+  }
+
+  // As many layers leave the GPU as must; no room where that is not enough.
+  void free_room(PromptRoom room) {
+    share_.room = room;
+    if (!room) return;
+    std::uint32_t& layers = share_.gpu_layers[room.gpu];
+    const std::uint32_t before = layers;
+    while (true) {
+      const double excess = load().vram_excess_bytes;
+      if (excess <= 0) return;
+      if (layers == 0) break;
+      const double leave = std::max(1.0, std::floor(excess / largest_layer_bytes_));
+      layers -= static_cast<std::uint32_t>(std::min<double>(layers, leave));
+    }
+    layers = before;
+    share_.room = {};
+  }
 
   Load load() const {
     return load_of(problem_, decision_, position_, windows_at(problem_, decision_, position_));
@@ -120,16 +187,18 @@ class Filler {
   Share& share_;
   Capacity capacity_;
   std::size_t n_kinds_;
+  double largest_layer_bytes_ = 1;
 };
 
 }  // namespace
 
 void fill_gpus(const Problem& problem, Decision& decision, std::size_t position,
-               std::optional<int> output) {
+               const GpuDemands& demands) {
   Share& share = decision.ring[position];
   share.gpu_layers.assign(problem.vram_budget[share.device].size(), 0);
   share.output_gpu = -1;
-  if (!share.gpu_layers.empty()) Filler(problem, decision, position).fill(output);
+  share.room = {};
+  if (!share.gpu_layers.empty()) Filler(problem, decision, position).fill(demands);
 }
 
 }  // namespace prima::plan

@@ -8,12 +8,18 @@
 
 namespace prima::plan {
 
-// Sets gpu_layers and output_gpu of the share at ring position `position`: GPUs filled one after
-// the other in each order tried, with the output layer on each or none; the best by what then does
-// not fit, and then by the device's time. Layers differ in size and are dealt over windows, so what
-// fits is tried, not divided.
-// `output`, if given, is where the output layer is to run (-1: the CPU) whatever that costs.
+// What is to be so whatever it costs.
+struct GpuDemands {
+  std::optional<int> output{};       // where the output layer runs; -1: on the CPU
+  std::optional<PromptRoom> room{};  // that is left for layers of prompts, where it can be
+};
+
+// Sets gpu_layers, output_gpu and room of the share at ring position `position`: GPUs filled one
+// after the other in each order tried, with the output layer on each or none; the best by what then
+// does not fit, and then by the device's time. From that, as many layers leave as make room for
+// prompts, where that is better. Layers differ in size and are dealt over windows, so what fits is
+// tried, not divided.
 void fill_gpus(const Problem& problem, Decision& decision, std::size_t position,
-               std::optional<int> output = std::nullopt);
+               const GpuDemands& demands = {});
 
 }  // namespace prima::plan

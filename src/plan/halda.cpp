@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "plan/bound.h"
 #include "plan/explain.h"
@@ -174,6 +175,33 @@ DevicePlan device_plan(const Problem& problem, const Decision& decision, std::si
   return plan;
 }
 
+// Of the prompt as it travels, in `prompt.steps` steps.
+PromptPlan prompt_plan(const Problem& problem, const Share& share, const DeviceLayout& layout,
+                       const StepCosts& prompt) {
+  PromptPlan plan;
+  const bool has_processor_layers =
+      std::any_of(layout.windows.begin(), layout.windows.end(), [](const Window& window) {
+        return std::accumulate(window.gpu_layers.begin(), window.gpu_layers.end(), 0u) <
+               window.n_layers;
+      });
+  if (!share.room || !has_processor_layers) return plan;
+  const profile::DeviceProfile& device = problem.cluster.devices[share.device];
+  const StepCosts::Device& costs = prompt.devices[share.device];
+  const Weights weights = weights_of(problem, share.device, layout);
+  if (!costs.processor(weights, share.room).on_gpu) return plan;
+  const std::size_t c = typical_class(problem.shape);
+  plan.gpu = share.room.gpu;
+  plan.places = share.room.places;
+  plan.room_bytes = problem.bytes_of(share.room);
+  plan.from_tokens = visits_from_tokens(
+      {device, device.gpus[static_cast<std::size_t>(plan.gpu)], weights == Weights::budgeted},
+      problem.shape, problem.request);
+  plan.step_tokens = prompt.tokens;
+  plan.gpu_layer_seconds = costs.processor(weights, share.room).seconds[c];
+  plan.processor_layer_seconds = costs.processor(weights).seconds[c];
+  return plan;
+}
+
 bool feasible(const Cluster& cluster, const ModelShape& shape, const Request& request) {
   const auto problem = make_problem(cluster, shape, request);
   if (!problem) return false;
@@ -248,6 +276,13 @@ Result<Plan> plan_of(const Problem& problem, const Decision& decision) {
   plan.prefill_steps = prediction.prefill_steps;
   plan.decode_steps = prediction.decode_steps;
   plan.objective_seconds = objective_of(problem.request, prediction);
+
+  const auto prompt =
+      std::find_if(problem.prefill.begin(), problem.prefill.end(),
+                   [&](const StepCosts& costs) { return costs.steps == prediction.prefill_steps; });
+  for (std::size_t i = 0; i < decision.ring.size(); ++i) {
+    plan.ring[i].prompts = prompt_plan(problem, decision.ring[i], layout->devices[i], *prompt);
+  }
 
   std::vector<DeviceTrace> traces;
   simulate_period(simulated_ring(problem, decision, *layout, problem.decode), &traces);

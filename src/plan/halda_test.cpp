@@ -155,6 +155,66 @@ TEST(Halda, RefusesProfilesThatCannotBe) {
       refused([](Cluster& c) { c.devices[0].cpu_layers[0].short_context_seconds.seconds[3] = 0; }));
 }
 
+// A model far too large for a fast GPU beside a slow processor.
+class GpuTooSmall : public testing::Test {
+ protected:
+  void SetUp() override {
+    cluster = even_cluster(1, shape, 64, 2e9);
+    profile::DeviceProfile& device = cluster.devices.front();
+    device.unbudgeted_up_to_bytes = 0;
+    profile::GpuProfile& gpu = device.gpus.emplace_back();
+    gpu.name = "GPU0";
+    gpu.vram_available_bytes = 8 * kGiB;
+    const BackendRating rating{400e9, 2e13, 50e-6};
+    for (const LayerClass& layer : shape.classes) {
+      gpu.layers.push_back(rated_layer_times(layer, rating));
+    }
+    gpu.copy_to_bytes_per_second = gpu.copy_from_bytes_per_second = 12e9;
+  }
+
+  DevicePlan plan_of_device() {
+    plan = *make_plan(cluster, shape, request);
+    return plan.ring.front();
+  }
+
+  const ModelShape shape = *named_shape("llama-70b-q4_k");
+  Cluster cluster;
+  Request request;
+  Plan plan;
+};
+
+TEST_F(GpuTooSmall, HasRoomLeftForLongPromptsAndNoneForDecodingAlone) {
+  const DevicePlan answer = plan_of_device();
+  const double ttft = plan.ttft_seconds;
+  EXPECT_EQ(answer.prompts.gpu, 0);
+  EXPECT_GT(answer.prompts.places, 0u);
+  EXPECT_LE(answer.vram_bytes[0] + answer.prompts.room_bytes, answer.vram_budget_bytes[0]);
+  EXPECT_LT(answer.prompts.gpu_layer_seconds, answer.prompts.processor_layer_seconds);
+
+  request.objective = Objective::tpot;
+  const DevicePlan tpot = plan_of_device();
+  EXPECT_EQ(tpot.prompts.gpu, -1);
+  EXPECT_GT(tpot.windows[0].gpu_layers[0], answer.windows[0].gpu_layers[0]);
+  EXPECT_LT(ttft, 0.2 * plan.ttft_seconds);
+}
+
+TEST_F(GpuTooSmall, IsFilledWherePromptsAreShortOrMayNotVisit) {
+  request.prompt_tokens = 16;
+  EXPECT_EQ(plan_of_device().prompts.gpu, -1);
+  request.prompt_tokens = 512;
+  cluster.devices[0].offload_from_tokens = 600;
+  EXPECT_EQ(plan_of_device().prompts.gpu, -1);
+  cluster.devices[0].offload_from_tokens.reset();
+  EXPECT_EQ(plan_of_device().prompts.gpu, -1);
+  cluster.devices[0].offload_from_tokens = 500;
+  EXPECT_EQ(plan_of_device().prompts.from_tokens, 500u);
+}
+
+TEST_F(GpuTooSmall, IsFilledWhereCopiesAreSlow) {
+  cluster.devices[0].gpus[0].copy_to_bytes_per_second = 0.1e9;
+  EXPECT_EQ(plan_of_device().prompts.gpu, -1);
+}
+
 TEST(Halda, IsDeterministic) {
   const ModelShape shape = *named_shape("llama-70b-q4_k_m");
   const Cluster cluster = even_cluster(3, shape, 6, 1e9);

@@ -155,7 +155,9 @@ class DeviceBuilder {
   bool fits_gpus() const {
     const auto& budget = problem_.vram_budget[share_.device];
     for (std::size_t gpu = 0; gpu < budget.size(); ++gpu) {
-      if (layout_.vram_bytes[gpu] > budget[gpu]) return false;
+      const bool has_room = share_.room.gpu == static_cast<int>(gpu);
+      const Bytes room = has_room ? problem_.bytes_of(share_.room) : 0;
+      if (layout_.vram_bytes[gpu] + room > budget[gpu]) return false;
     }
     return true;
   }
@@ -292,6 +294,13 @@ class DeviceBuilder {
 };
 
 }  // namespace
+
+Weights weights_of(const Problem& problem, std::size_t device, const DeviceLayout& layout) {
+  const bool is_budgeted =
+      layout.slot_bytes > 0 || layout.resident_bytes + layout.kv_bytes >
+                                   problem.cluster.devices[device].unbudgeted_up_to_bytes;
+  return is_budgeted ? Weights::budgeted : Weights::unbudgeted;
+}
 
 std::vector<Window> windows_at(const Problem& problem, const Decision& decision,
                                std::size_t position) {

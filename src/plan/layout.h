@@ -30,6 +30,7 @@ struct Share {
   std::uint32_t n_layers = 0;
   std::vector<std::uint32_t> gpu_layers;  // by GPU; sums to n_layers at most
   int output_gpu = -1;                    // the head only
+  PromptRoom room{};                      // beside them
   Bytes slot_bytes = 0;                   // taken only where something is streamed
   friend bool operator==(const Share&, const Share&) = default;
 };
@@ -67,6 +68,9 @@ struct DeviceLayout {
 struct Layout {
   std::vector<DeviceLayout> devices;  // in ring order
 };
+
+// Within a memory budget, or so little that it is held as without one.
+Weights weights_of(const Problem& problem, std::size_t device, const DeviceLayout& layout);
 
 // nullopt where a budget does not allow the decision.
 // REQUIRES: the shares' layers sum to the model's.

@@ -25,6 +25,15 @@ double streamed_of(const Load& load, const Capacity& capacity, double read) {
   return load.cpu_expert_bytes + (read - all_experts);
 }
 
+// As the layout will have them (weights_of in layout.h).
+Weights weights_of(const Problem& problem, std::size_t device, const Load& load) {
+  const double held = load.weight_bytes() + load.fixed_bytes;
+  const bool streams = held > static_cast<double>(problem.budget[device]);
+  const auto unbudgeted =
+      static_cast<double>(problem.cluster.devices[device].unbudgeted_up_to_bytes);
+  return streams || held > unbudgeted ? Weights::budgeted : Weights::unbudgeted;
+}
+
 double gpu_copies(const StepCosts::Device& costs, const std::vector<Window>& windows) {
   double seconds = 0;
   for (const Window& window : windows) {
@@ -51,49 +60,67 @@ Capacity capacity_of(const Problem& problem, std::size_t device) {
 Load load_of(const Problem& problem, const Decision& decision, std::size_t position,
              const std::vector<Window>& windows) {
   const Share& share = decision.ring[position];
-  const bool unified = problem.cluster.devices[share.device].unified_memory;
-  Load load;
-  std::vector<double> vram(share.gpu_layers.size(), 0);
-  const auto kinds = problem.kinds();
-  const auto add = [&](std::size_t layer_class, int gpu, double count) {
-    const ClassBytes& bytes = problem.classes[layer_class];
-    for (std::size_t kind = 0; kind < kinds.size(); ++kind) {
-      const StepCosts::Device& costs = kinds[kind]->devices[share.device];
-      load.compute_seconds[kind] +=
-          count * (gpu < 0 ? costs.cpu_seconds[layer_class] : costs.gpu_seconds[gpu][layer_class]);
-    }
-    if (gpu >= 0) {
-      vram[gpu] += count * static_cast<double>(bytes.weights() + bytes.kv);
-      if (unified) load.fixed_bytes += count * static_cast<double>(bytes.weights() + bytes.kv);
-    } else {
-      load.cpu_layers += count;
-      load.cpu_dense_bytes += count * static_cast<double>(bytes.dense);
-      load.cpu_expert_bytes += count * static_cast<double>(bytes.experts);
-      load.fixed_bytes += count * static_cast<double>(bytes.kv);
-    }
-  };
+  const std::size_t n_gpus = share.gpu_layers.size();
+  // How many layers of each class each backend has, the processor last.
+  const std::size_t n_classes = problem.classes.size();
+  std::vector<std::uint32_t> counts((n_gpus + 1) * n_classes, 0);
+  double processor_runs = 0;
   for (const Window& window : windows) {
     std::uint32_t layer = window.first_layer;
     const std::uint32_t end = layer + window.n_layers;
     for (std::size_t gpu = 0; gpu < window.gpu_layers.size(); ++gpu) {
       for (std::uint32_t i = 0; i < window.gpu_layers[gpu]; ++i) {
-        add(problem.shape.layers[layer++], static_cast<int>(gpu), 1);
+        ++counts[gpu * n_classes + problem.shape.layers[layer++]];
       }
     }
-    while (layer < end) add(problem.shape.layers[layer++], -1, 1);
+    processor_runs += layer < end;
+    while (layer < end) ++counts[n_gpus * n_classes + problem.shape.layers[layer++]];
   }
   const bool runs_output = position == 0 && problem.classes.back().dense > 0;
-  if (runs_output) add(problem.output_class(), share.output_gpu, 1);
+  const std::size_t output_backend =
+      share.output_gpu < 0 ? n_gpus : static_cast<std::size_t>(share.output_gpu);
+  if (runs_output) ++counts[output_backend * n_classes + problem.output_class()];
+
+  Load load;
+  const bool unified = problem.cluster.devices[share.device].unified_memory;
+  for (std::size_t backend = 0; backend <= n_gpus; ++backend) {
+    double vram = 0;
+    for (std::size_t c = 0; c < n_classes; ++c) {
+      const double count = counts[backend * n_classes + c];
+      const ClassBytes& bytes = problem.classes[c];
+      if (backend < n_gpus) {
+        vram += count * static_cast<double>(bytes.weights() + bytes.kv);
+        continue;
+      }
+      load.cpu_layers += count;
+      load.cpu_dense_bytes += count * static_cast<double>(bytes.dense);
+      load.cpu_expert_bytes += count * static_cast<double>(bytes.experts);
+      load.fixed_bytes += count * static_cast<double>(bytes.kv);
+    }
+    if (backend == n_gpus) continue;
+    if (unified) load.fixed_bytes += vram;
+    const bool has_room = share.room.gpu == static_cast<int>(backend);
+    if (has_room) vram += static_cast<double>(problem.bytes_of(share.room));
+    const auto budget = static_cast<double>(problem.vram_budget[share.device][backend]);
+    load.vram_excess_bytes += std::max(0.0, vram - budget);
+  }
+
+  const Weights weights = weights_of(problem, share.device, load);
+  const auto kinds = problem.kinds();
   for (std::size_t kind = 0; kind < kinds.size(); ++kind) {
     const StepCosts::Device& costs = kinds[kind]->devices[share.device];
-    load.compute_seconds[kind] += gpu_copies(costs, windows);
-    if (runs_output && share.output_gpu >= 0) {
-      load.compute_seconds[kind] += costs.gpu_copy_seconds[share.output_gpu];
+    const StepCosts::Device::Processor& processor = costs.processor(weights, share.room);
+    double seconds = gpu_copies(costs, windows) + processor_runs * processor.run_seconds;
+    if (runs_output && share.output_gpu >= 0) seconds += costs.gpu_copy_seconds[share.output_gpu];
+    for (std::size_t backend = 0; backend <= n_gpus; ++backend) {
+      const std::vector<double>& by_class =
+          backend < n_gpus ? costs.gpu_seconds[backend] : processor.seconds;
+      for (std::size_t c = 0; c < n_classes; ++c) {
+        const std::uint32_t count = counts[backend * n_classes + c];
+        if (count > 0) seconds += count * by_class[c];
+      }
     }
-  }
-  for (std::size_t gpu = 0; gpu < vram.size(); ++gpu) {
-    const auto budget = static_cast<double>(problem.vram_budget[share.device][gpu]);
-    load.vram_excess_bytes += std::max(0.0, vram[gpu] - budget);
+    load.compute_seconds[kind] = seconds;
   }
   return load;
 }

@@ -42,6 +42,11 @@ struct ModelShape {
   std::uint32_t n_ctx_train = 0;  // 0: unknown
   Bytes piece_bytes = 8 * kMiB;   // the most that is streamed into one slot
   Bytes buffer_bytes = 0;         // program and compute buffers, on every device
+  // Of a GPU's memory, beside layers (compute/gpu.h): for each token of a step; whatever the step;
+  // and the largest matrix in half precision, which layers of prompts may need.
+  Bytes gpu_activation_bytes = 0;
+  Bytes gpu_scratch_bytes = 0;
+  Bytes gpu_matrix_bytes = 0;
 };
 
 // Fails with invalid_argument, naming the first thing that can't be.

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
+#include "compute/gpu.h"
+#include "compute/prompt_offload.h"
 #include "weights/weight_layout.h"
 
 namespace prima::plan {
@@ -107,6 +110,11 @@ ModelShape shape_of(const ModelFile& file, double kv_bytes_per_element) {
   shape.output_stages = stages_of(file, {.layers = {}, .output = true});
   const std::uint32_t n_ff = std::max(model.n_ff, model.n_ff_expert * model.n_expert_used);
   shape.buffer_bytes = default_buffer_bytes(model.n_embd, n_ff, model.n_vocab);
+  shape.gpu_activation_bytes = compute::gpu_activation_bytes(model);
+  shape.gpu_scratch_bytes = compute::kGpuScratchBytes;
+  std::vector<int> layers(model.n_layer);
+  std::iota(layers.begin(), layers.end(), 0);
+  shape.gpu_matrix_bytes = compute::half_precision_bytes(file, layers);
   return shape;
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "compute/gpu.h"
+
 namespace prima::plan {
 namespace {
 
@@ -111,6 +113,14 @@ ModelShape shape_of(const Dimensions& model, const Types& types) {
   shape.output_parameters = static_cast<std::uint64_t>(output);
   shape.output_bytes = bytes_of(output, types.output_bits) + model.n_embd * 4;
   shape.buffer_bytes = default_buffer_bytes(model.n_embd, model.n_ff, model.n_vocab);
+  model::Hyperparameters hyperparameters{};
+  hyperparameters.n_embd = model.n_embd;
+  hyperparameters.n_ff = model.n_ff;
+  hyperparameters.n_ff_expert = model.n_ff;
+  hyperparameters.n_expert_used = model.n_expert_used;
+  shape.gpu_activation_bytes = compute::gpu_activation_bytes(hyperparameters);
+  shape.gpu_scratch_bytes = compute::kGpuScratchBytes;
+  shape.gpu_matrix_bytes = 2 * Bytes{model.n_embd} * model.n_ff;
   return shape;
 }
 

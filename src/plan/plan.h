@@ -78,6 +78,18 @@ struct Span {
   double end_seconds = 0;
 };
 
+// Room left in a GPU's memory, so that prompts compute the layers that live elsewhere there too
+// (prompt_visits.h).
+struct PromptPlan {
+  int gpu = -1;                   // -1: none
+  std::uint32_t places = 0;       // for so many layers at a time
+  Bytes room_bytes = 0;           // they, their KV cache and compute buffers
+  std::uint32_t from_tokens = 0;  // of a step; the device measures it again
+  double step_tokens = 0;         // of the steps that the prompt travels in
+  double gpu_layer_seconds = 0;   // of a layer for such a step: copied over, of the most common ...
+  double processor_layer_seconds = 0;  // ... class, and where it lives
+};
+
 struct DevicePlan {
   std::size_t device = 0;  // index into Cluster::devices
   std::string name;
@@ -96,6 +108,7 @@ struct DevicePlan {
   std::vector<Bytes> vram_bytes;    // per GPU: weights and KV cache
   std::vector<Bytes> vram_budget_bytes;
   std::vector<std::string> gpu_names;
+  PromptPlan prompts;
 
   LinkFormat link_format = LinkFormat::f32;  // to the next device
   TimeShares time;

@@ -103,6 +103,20 @@ std::string times_table(const Plan& plan) {
   return table.text();
 }
 
+// Why a GPU's memory is not filled.
+std::string prompts_text(const DevicePlan& device) {
+  const PromptPlan& prompts = device.prompts;
+  if (prompts.gpu < 0) return "";
+  return device.name + " leaves " + format_bytes(prompts.room_bytes) + " of " +
+         device.gpu_names[static_cast<std::size_t>(prompts.gpu)] + " free for prompts: steps of " +
+         std::to_string(prompts.from_tokens) +
+         " tokens and more compute the processor's layers there too, " +
+         (prompts.places == 1 ? "one" : std::to_string(prompts.places)) + " at a time. For " +
+         printed("%.0f", prompts.step_tokens) + " tokens a layer takes " +
+         milliseconds(prompts.gpu_layer_seconds) + " there, copied over, and " +
+         milliseconds(prompts.processor_layer_seconds) + " on the processor.\n";
+}
+
 char mark_of(Activity activity) {
   switch (activity) {
     case Activity::compute: return '#';
@@ -204,6 +218,7 @@ std::string plan_text(const Plan& plan, const Cluster& cluster, const std::vecto
           ". " + std::to_string(request.sequences) +
           " sequences at once: " + printed("%.2f tokens/s", plan.tokens_per_second) + ", in " +
           std::to_string(plan.decode_steps) + (plan.decode_steps == 1 ? " step" : " steps") + ".\n";
+  for (const DevicePlan& device : plan.ring) text += prompts_text(device);
   text += std::string("Objective (") + to_string(request.objective) +
           "): " + milliseconds(plan.objective_seconds) + ". No plan is below " +
           milliseconds(plan.bound_seconds) + ": at most " +

@@ -9,7 +9,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int kVersion = 2;
+constexpr int kVersion = 3;
 
 const char* to_string(Activity activity) {
   switch (activity) {
@@ -30,6 +30,7 @@ Json device_json(const DevicePlan& device) {
   for (const Span& span : device.spans) {
     spans.push_back({to_string(span.activity), span.start_seconds, span.end_seconds});
   }
+  const PromptPlan& prompts = device.prompts;
   return {{"name", device.name},
           {"windows", windows},
           {"runs_output", device.runs_output},
@@ -44,6 +45,14 @@ Json device_json(const DevicePlan& device) {
           {"vram_bytes", device.vram_bytes},
           {"vram_budget_bytes", device.vram_budget_bytes},
           {"gpu_names", device.gpu_names},
+          {"prompts",
+           {{"gpu", prompts.gpu},
+            {"places", prompts.places},
+            {"room_bytes", prompts.room_bytes},
+            {"from_tokens", prompts.from_tokens},
+            {"step_tokens", prompts.step_tokens},
+            {"gpu_layer_seconds", prompts.gpu_layer_seconds},
+            {"processor_layer_seconds", prompts.processor_layer_seconds}}},
           {"link_format", plan::to_string(device.link_format)},
           {"compute_seconds", device.time.compute_seconds},
           {"disk_wait_seconds", device.time.disk_wait_seconds},
@@ -72,6 +81,14 @@ DevicePlan device_from(const Json& json) {
   device.vram_bytes = json.at("vram_bytes").get<std::vector<Bytes>>();
   device.vram_budget_bytes = json.at("vram_budget_bytes").get<std::vector<Bytes>>();
   device.gpu_names = json.at("gpu_names").get<std::vector<std::string>>();
+  const Json& prompts = json.at("prompts");
+  device.prompts = {.gpu = prompts.at("gpu").get<int>(),
+                    .places = prompts.at("places").get<std::uint32_t>(),
+                    .room_bytes = prompts.at("room_bytes").get<Bytes>(),
+                    .from_tokens = prompts.at("from_tokens").get<std::uint32_t>(),
+                    .step_tokens = prompts.at("step_tokens").get<double>(),
+                    .gpu_layer_seconds = prompts.at("gpu_layer_seconds").get<double>(),
+                    .processor_layer_seconds = prompts.at("processor_layer_seconds").get<double>()};
   const auto format = json.at("link_format").get<std::string>();
   for (const LinkFormat known : {LinkFormat::f32, LinkFormat::f16, LinkFormat::q8_0}) {
     if (format == plan::to_string(known)) device.link_format = known;
@@ -102,6 +119,11 @@ Plan plan_from(const Json& json) {
 std::string fault_of(const Plan& plan) {
   if (plan.ring.empty()) return "it has no devices";
   if (plan.request.step_tokens == 0) return "its steps have no tokens";
+  for (const DevicePlan& device : plan.ring) {
+    if (device.prompts.gpu >= static_cast<int>(device.gpu_names.size())) {
+      return device.name + " has room for prompts on a GPU that it has not";
+    }
+  }
   std::uint32_t next = 0;
   for (std::uint32_t round = 0; round < plan.rounds; ++round) {
     for (const DevicePlan& device : plan.ring) {

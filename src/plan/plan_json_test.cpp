@@ -16,9 +16,10 @@ std::string replaced(std::string text, const std::string& from, const std::strin
 
 TEST(PlanJson, SaysTheSameAfterWritingAndReading) {
   std::size_t plans = 0;
+  std::size_t with_room = 0;
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     RandomCase random = random_case(seed);
-    random.request.step_tokens = 32;
+    random.request.step_tokens = 64;
     const auto plan = make_plan(random.cluster, random.shape, random.request);
     if (!plan) continue;
     ++plans;
@@ -26,7 +27,7 @@ TEST(PlanJson, SaysTheSameAfterWritingAndReading) {
     ASSERT_TRUE(read) << read.error().message();
     EXPECT_EQ(read->rounds, plan->rounds);
     EXPECT_EQ(read->n_layer, plan->n_layer);
-    EXPECT_EQ(read->request.step_tokens, 32u);
+    EXPECT_EQ(read->request.step_tokens, 64u);
     EXPECT_EQ(read->tpot_seconds, plan->tpot_seconds);
     ASSERT_EQ(read->ring.size(), plan->ring.size());
     for (std::size_t i = 0; i < plan->ring.size(); ++i) {
@@ -34,9 +35,16 @@ TEST(PlanJson, SaysTheSameAfterWritingAndReading) {
       EXPECT_EQ(read->ring[i].windows, plan->ring[i].windows);
       EXPECT_EQ(read->ring[i].slot_bytes, plan->ring[i].slot_bytes);
       EXPECT_EQ(read->ring[i].link_format, plan->ring[i].link_format);
+      const PromptPlan& prompts = plan->ring[i].prompts;
+      EXPECT_EQ(read->ring[i].prompts.gpu, prompts.gpu);
+      EXPECT_EQ(read->ring[i].prompts.places, prompts.places);
+      EXPECT_EQ(read->ring[i].prompts.room_bytes, prompts.room_bytes);
+      EXPECT_EQ(read->ring[i].prompts.gpu_layer_seconds, prompts.gpu_layer_seconds);
+      with_room += prompts.gpu >= 0;
     }
   }
   EXPECT_GT(plans, 30u);
+  EXPECT_GT(with_room, 0u);
 }
 
 TEST(PlanJson, RefusesWhatIsNoPlan) {
@@ -54,7 +62,8 @@ TEST(PlanJson, RefusesWhatIsNoPlan) {
        {std::string(), std::string("[]"), std::string("{}"), good.substr(0, good.size() / 2),
         replaced(good, "\"rounds\": ", "\"rounds\": 1"), replaced(good, layers, "\"n_layer\": 77"),
         replaced(good, "\"rounds\": ", "\"rounds\": \"x\", \"no\": "),
-        replaced(good, "\"version\": 2", "\"version\": 1"),
+        replaced(good, "\"version\": 3", "\"version\": 2"),
+        replaced(good, "\"gpu\": ", "\"gpu\": 7, \"no\": "),
         replaced(good, "\"step_tokens\": 512", "\"step_tokens\": 0")}) {
     const auto read = plan_from_json(bad, "plan.json");
     ASSERT_FALSE(read) << bad;

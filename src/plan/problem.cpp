@@ -129,44 +129,96 @@ StepCosts::Hop hop_costs(const LinkProfile& link, bool forward, double elements)
   return hop;
 }
 
-StepCosts step_costs(const Cluster& cluster, const ModelShape& shape, double tokens,
-                     double output_tokens, double context_tokens, std::uint32_t steps) {
+using Processor = StepCosts::Device::Processor;
+
+// So many tokens after so many others.
+struct StepSize {
+  double tokens = 1;
+  double output_tokens = 1;
+  double context_tokens = 0;
+};
+
+// The processor's layers where they visit the GPU's memory; those of `cpu` where that takes more
+// tokens. The device's steps are no larger than the request's.
+Processor visiting(const Processor& cpu, const Visit& visit, const ModelShape& shape,
+                   const Request& request, std::uint32_t places, StepSize size) {
+  const double parts = std::ceil(size.tokens / request.step_tokens);
+  const double tokens = size.tokens / parts;
+  if (tokens < visits_from_tokens(visit, shape, request)) return cpu;
+  Processor processor{.seconds = {}, .run_seconds = 0, .on_gpu = true};
+  for (std::size_t c = 0; c < shape.classes.size(); ++c) {
+    const VisitSeconds seconds = visit_seconds(visit, shape, c, tokens, size.context_tokens);
+    processor.seconds.push_back(parts * seconds.of_layer(places));
+    if (c == typical_class(shape)) processor.run_seconds = parts * seconds.of_run(places);
+  }
+  processor.seconds.push_back(cpu.seconds.back());
+  return processor;
+}
+
+// Of each the less.
+Processor either(const Processor& a, const Processor& b) {
+  Processor least = a;
+  for (std::size_t c = 0; c < least.seconds.size(); ++c) {
+    least.seconds[c] = std::min(a.seconds[c], b.seconds[c]);
+  }
+  least.run_seconds = std::min(a.run_seconds, b.run_seconds);
+  return least;
+}
+
+void add_cpu(StepCosts::Device& mine, const DeviceProfile& device, StepSize size) {
+  auto& [unbudgeted, budgeted, least] = mine.cpu;
+  unbudgeted.seconds = backend_seconds(device.cpu_layers, device.cpu_output_seconds, size.tokens,
+                                       size.output_tokens, size.context_tokens);
+  budgeted = unbudgeted;
+  if (!device.cpu_budgeted_layers.empty()) {
+    budgeted.seconds =
+        backend_seconds(device.cpu_budgeted_layers, device.cpu_budgeted_output_seconds, size.tokens,
+                        size.output_tokens, size.context_tokens);
+    // The relaxed problem takes the faster for what nothing undercuts; that the budget costs less
+    // than nothing is noise.
+    for (std::size_t i = 0; i < budgeted.seconds.size(); ++i) {
+      budgeted.seconds[i] = std::max(budgeted.seconds[i], unbudgeted.seconds[i]);
+    }
+  }
+  least = either(unbudgeted, budgeted);
+}
+
+void add_gpu(StepCosts::Device& mine, const DeviceProfile& device, const GpuProfile& gpu,
+             const ModelShape& shape, const Request& request, StepSize size) {
+  auto& seconds = mine.gpu_seconds.emplace_back(backend_seconds(
+      gpu.layers, gpu.output_seconds, size.tokens, size.output_tokens, size.context_tokens));
+  if (is_zero(gpu.output_seconds)) seconds.back() = kInfinity;
+  const double bytes = size.tokens * shape.n_embd * sizeof(float);
+  mine.gpu_copy_seconds.push_back(2 * gpu.copy_latency_seconds +
+                                  bytes / gpu.copy_to_bytes_per_second +
+                                  bytes / gpu.copy_from_bytes_per_second);
+  auto& visits = mine.visits.emplace_back();
+  for (std::uint32_t places = 1; places <= kMostVisitPlaces; ++places) {
+    auto& [unbudgeted, budgeted, least] = visits[places - 1];
+    unbudgeted = visiting(mine.cpu[0], {device, gpu, false}, shape, request, places, size);
+    budgeted = visiting(mine.cpu[1], {device, gpu, true}, shape, request, places, size);
+    least = either(unbudgeted, budgeted);
+  }
+}
+
+StepCosts step_costs(const Cluster& cluster, const ModelShape& shape, const Request& request,
+                     StepSize size, std::uint32_t steps) {
   StepCosts costs;
-  costs.tokens = tokens;
+  costs.tokens = size.tokens;
   costs.steps = steps;
   for (const LayerClass& layer : shape.classes) {
-    costs.expert_ratio.push_back(expert_read_ratio(layer, tokens));
+    costs.expert_ratio.push_back(expert_read_ratio(layer, size.tokens));
   }
   costs.expert_ratio.push_back(1.0);
 
-  const double hidden_elements = tokens * shape.n_embd;
   for (const DeviceProfile& device : cluster.devices) {
     StepCosts::Device& mine = costs.devices.emplace_back();
-    mine.cpu_seconds = backend_seconds(device.cpu_layers, device.cpu_output_seconds, tokens,
-                                       output_tokens, context_tokens);
-    mine.cpu_budgeted_seconds = mine.cpu_seconds;
-    if (!device.cpu_budgeted_layers.empty()) {
-      mine.cpu_budgeted_seconds =
-          backend_seconds(device.cpu_budgeted_layers, device.cpu_budgeted_output_seconds, tokens,
-                          output_tokens, context_tokens);
-      // The relaxed problem takes the faster for what nothing undercuts; that the budget costs less
-      // than nothing is noise.
-      for (std::size_t i = 0; i < mine.cpu_seconds.size(); ++i) {
-        mine.cpu_budgeted_seconds[i] = std::max(mine.cpu_budgeted_seconds[i], mine.cpu_seconds[i]);
-      }
-    }
-    for (const GpuProfile& gpu : device.gpus) {
-      auto& seconds = mine.gpu_seconds.emplace_back(
-          backend_seconds(gpu.layers, gpu.output_seconds, tokens, output_tokens, context_tokens));
-      if (is_zero(gpu.output_seconds)) seconds.back() = kInfinity;
-      const double bytes = hidden_elements * sizeof(float);
-      mine.gpu_copy_seconds.push_back(2 * gpu.copy_latency_seconds +
-                                      bytes / gpu.copy_to_bytes_per_second +
-                                      bytes / gpu.copy_from_bytes_per_second);
-    }
+    add_cpu(mine, device, size);
+    for (const GpuProfile& gpu : device.gpus) add_gpu(mine, device, gpu, shape, request, size);
   }
 
   const std::size_t n = cluster.devices.size();
+  const double hidden_elements = size.tokens * shape.n_embd;
   costs.hops.resize(n * n);
   for (std::size_t a = 0; a < n; ++a) {
     for (std::size_t b = a + 1; b < n; ++b) {
@@ -176,6 +228,26 @@ StepCosts step_costs(const Cluster& cluster, const ModelShape& shape, double tok
     }
   }
   return costs;
+}
+
+// Those with which some step that the objective depends on is faster, and that a GPU has.
+std::vector<PromptRoom> rooms_of(const Problem& problem, std::size_t device) {
+  std::vector<PromptRoom> rooms;
+  const auto& vram = problem.vram_budget[device];
+  for (std::size_t gpu = 0; gpu < vram.size(); ++gpu) {
+    for (std::uint32_t places = 1; places <= kMostVisitPlaces; ++places) {
+      const PromptRoom room{static_cast<int>(gpu), places};
+      const auto helps = [&](const StepCosts* costs) {
+        const StepCosts::Device& mine = costs->devices[device];
+        return mine.processor(Weights::unbudgeted, room).on_gpu ||
+               mine.processor(Weights::budgeted, room).on_gpu;
+      };
+      const auto kinds = problem.kinds();
+      if (problem.bytes_of(room) > vram[gpu]) continue;
+      if (std::any_of(kinds.begin(), kinds.end(), helps)) rooms.push_back(room);
+    }
+  }
+  return rooms;
 }
 
 Bytes less(Bytes a, Bytes b) { return a > b ? a - b : 0; }
@@ -283,7 +355,10 @@ Result<Problem> make_problem(const Cluster& cluster, const ModelShape& shape,
   PRIMA_RETURN_IF_ERROR(validate(request, shape));
   PRIMA_RETURN_IF_ERROR(validate(cluster, shape));
 
-  Problem problem{cluster, shape, request, {}, {}, {}, {}, 0, 0, {}, {}, {}};
+  Problem problem{cluster, shape, request, {}, {}, {}, {}, {}, {}, 0, 0, {}, {}, {}};
+  for (std::uint32_t places = 1; places <= kMostVisitPlaces; ++places) {
+    problem.room_bytes[places - 1] = visit_room_bytes(shape, request, places);
+  }
   for (const LayerClass& layer : shape.classes) {
     problem.classes.push_back({layer.dense_bytes, layer.expert_bytes * layer.n_expert,
                                kv_bytes(layer, request.n_ctx), layer.stages});
@@ -298,9 +373,10 @@ Result<Problem> make_problem(const Cluster& cluster, const ModelShape& shape,
                                   problem.buffers.back()));
     auto& vram = problem.vram_budget.emplace_back();
     for (const GpuProfile& gpu : device.gpus) {
-      vram.push_back(device.unified_memory
-                         ? problem.budget.back()
-                         : less(gpu.vram_available_bytes, gpu.vram_reserve_bytes));
+      vram.push_back(device.unified_memory ? problem.budget.back()
+                                           : less(gpu.vram_available_bytes,
+                                                  std::max(gpu.vram_reserve_bytes,
+                                                           gpu_buffer_bytes(shape, request))));
     }
   }
   problem.slot_grid = request.slot_grid_bytes > 0 ? request.slot_grid_bytes : shape.piece_bytes;
@@ -314,16 +390,20 @@ Result<Problem> make_problem(const Cluster& cluster, const ModelShape& shape,
   // Attention reads the cache: at half the prompt on average in prefill, half the answer after it
   // in decoding.
   const double decode_context = request.prompt_tokens + request.answer_tokens / 2.0;
-  problem.decode = step_costs(cluster, shape, 1, 1, decode_context, 1);
+  problem.decode = step_costs(cluster, shape, request, {1, 1, decode_context}, 1);
   for (std::uint32_t steps = 1; steps <= kMaxSteps; steps *= 2) {
     if (steps > 1 && request.prompt_tokens / steps < kMinPrefillTokens) break;
-    problem.prefill.push_back(step_costs(cluster, shape,
-                                         static_cast<double>(request.prompt_tokens) / steps, 1,
-                                         request.prompt_tokens / 2.0, steps));
+    const double tokens = static_cast<double>(request.prompt_tokens) / steps;
+    problem.prefill.push_back(
+        step_costs(cluster, shape, request, {tokens, 1, request.prompt_tokens / 2.0}, steps));
   }
   for (std::uint32_t steps = 1; steps <= std::min(kMaxSteps, request.sequences); steps *= 2) {
     const double tokens = static_cast<double>(request.sequences) / steps;
-    problem.batch.push_back(step_costs(cluster, shape, tokens, tokens, decode_context, steps));
+    problem.batch.push_back(
+        step_costs(cluster, shape, request, {tokens, tokens, decode_context}, steps));
+  }
+  for (std::size_t device = 0; device < problem.n_devices(); ++device) {
+    problem.rooms.push_back(rooms_of(problem, device));
   }
   return problem;
 }

@@ -5,23 +5,53 @@
 // must outlive it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
 #include "base/result.h"
 #include "plan/model_shape.h"
 #include "plan/plan.h"
+#include "plan/prompt_visits.h"
 
 namespace prima::plan {
+
+// Room that is left in a GPU's memory for layers of prompts that live elsewhere, `places` at a time
+// (prompt_visits.h).
+struct PromptRoom {
+  int gpu = -1;
+  std::uint32_t places = 0;
+  explicit operator bool() const { return places > 0; }
+  friend bool operator==(const PromptRoom&, const PromptRoom&) = default;
+};
+
+// What a processor's weights are within: the kernels, and where a GPU copies them from, follow.
+enum class Weights {
+  unbudgeted,
+  budgeted,
+  either,  // the less of both, which nothing undercuts
+};
 
 // Seconds of work for one step of so many tokens. The output layer counts as one more layer class,
 // with index ModelShape::classes.size().
 struct StepCosts {
   struct Device {
-    std::vector<double> cpu_seconds;               // by class
-    std::vector<double> cpu_budgeted_seconds;      // the same where weights are streamed
+    // The layers that live in memory or on disk.
+    struct Processor {
+      std::vector<double> seconds;  // by class
+      double run_seconds = 0;       // of each run of layers, on top
+      bool on_gpu = false;          // they visit a GPU's memory for this step
+    };
+    std::array<Processor, 3> cpu;  // by Weights
+    // The same with room on a GPU: by GPU, by places less one, by Weights. Empty: none helps.
+    std::vector<std::array<std::array<Processor, 3>, kMostVisitPlaces>> visits;
     std::vector<std::vector<double>> gpu_seconds;  // by GPU, by class; infinite: can't run there
     std::vector<double> gpu_copy_seconds;          // by GPU: hidden states in and out, once each
+
+    const Processor& processor(Weights weights, PromptRoom room = {}) const {
+      const auto& processors = room ? visits[room.gpu][room.places - 1] : cpu;
+      return processors[static_cast<std::size_t>(weights)];
+    }
   };
   struct Hop {
     double latency_seconds = 0;
@@ -53,10 +83,12 @@ struct Problem {
   const Cluster& cluster;
   const ModelShape& shape;
   Request request;
-  std::vector<ClassBytes> classes;              // the output layer last
-  std::vector<Bytes> buffers;                   // by device: compute buffers
-  std::vector<Bytes> budget;                    // by device: memory for weights, KV and slots
-  std::vector<std::vector<Bytes>> vram_budget;  // by device, by GPU
+  std::vector<ClassBytes> classes;                   // the output layer last
+  std::vector<Bytes> buffers;                        // by device: compute buffers
+  std::vector<Bytes> budget;                         // by device: memory for weights, KV and slots
+  std::vector<std::vector<Bytes>> vram_budget;       // by device, by GPU
+  std::vector<std::vector<PromptRoom>> rooms;        // by device: that are worth leaving
+  std::array<Bytes, kMostVisitPlaces> room_bytes{};  // by places less one
   Bytes slot_grid = 0;
   // One piece being read while another is computed; or the largest stage, behind which the next is
   // read as it is released.
@@ -72,6 +104,7 @@ struct Problem {
   std::size_t n_devices() const { return cluster.devices.size(); }
   std::uint32_t n_layers() const { return static_cast<std::uint32_t>(shape.layers.size()); }
   std::size_t output_class() const { return shape.classes.size(); }
+  Bytes bytes_of(PromptRoom room) const { return room ? room_bytes[room.places - 1] : 0; }
   const StepCosts::Hop& hop(const StepCosts& costs, std::size_t from, std::size_t to) const {
     return costs.hops[from * n_devices() + to];
   }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "plan/prompt_visits.h"
+
 namespace prima::plan {
 namespace {
 
@@ -113,6 +115,24 @@ DeviceProfile random_device(Source& source, const ModelShape& shape, std::uint32
   return device;
 }
 
+// What decides whether prompts visit GPUs. Drawn apart, so that the rest stays as it was.
+void add_visits(Source source, RandomCase& random) {
+  random.shape.gpu_activation_bytes = source.integer(1, 8) * 1000;
+  random.shape.gpu_scratch_bytes = source.integer(0, 10) * 1'000'000;
+  random.shape.gpu_matrix_bytes = source.integer(0, 10) * 1'000'000;
+  if (source.chance(0.3)) random.request.step_tokens = source.integer(32, 256);
+  const bool long_prompt = source.chance(0.5);
+  if (long_prompt) random.request.prompt_tokens = source.integer(256, 2048);
+  for (DeviceProfile& device : random.cluster.devices) {
+    if (source.chance(0.7)) device.unbudgeted_up_to_bytes = 0;
+    if (source.chance(0.1)) device.offload_from_tokens.reset();
+    for (GpuProfile& gpu : device.gpus) {
+      if (long_prompt) gpu.vram_available_bytes /= 3;  // where it is plenty, nothing visits
+      gpu.vram_available_bytes += gpu_buffer_bytes(random.shape, random.request);
+    }
+  }
+}
+
 }  // namespace
 
 RandomCase random_case(std::uint64_t seed) {
@@ -139,6 +159,7 @@ RandomCase random_case(std::uint64_t seed) {
     link.backward_bytes_per_second = source.log_uniform(5e6, 1e8);
     link.shared_medium = wifi;
   }
+  add_visits(Source(~seed), random);
   return random;
 }
 

@@ -76,12 +76,18 @@ void Relaxation::make_classes(Classes classes) {
     layer.expert_bytes = static_cast<double>(bytes.experts);
     layer.kv_bytes = static_cast<double>(bytes.kv);
     layer.cpu_seconds.resize(n);
+    layer.visiting_seconds.resize(n);
     layer.gpu_seconds.resize(n);
     for (std::size_t device = 0; device < n; ++device) {
       for (std::size_t kind = 0; kind < kinds_.size(); ++kind) {
         const StepCosts::Device& costs = kinds_[kind]->devices[device];
-        double best = costs.cpu_seconds[c];
+        double best = costs.processor(Weights::either).seconds[c];
         layer.cpu_seconds[device][kind] = best;
+        double& visiting = layer.visiting_seconds[device][kind];
+        visiting = best;
+        for (const PromptRoom room : problem_.rooms[device]) {
+          visiting = std::min(visiting, costs.processor(Weights::either, room).seconds[c]);
+        }
         for (const auto& gpu : costs.gpu_seconds) best = std::min(best, gpu[c]);
         layer.gpu_seconds[device][kind] = best;
       }
@@ -105,6 +111,8 @@ void Relaxation::make_classes(Classes classes) {
         for (std::size_t kind = 0; kind < kMaxStepKinds; ++kind) {
           a.cpu_seconds[device][kind] =
               mean(a.cpu_seconds[device][kind], b.cpu_seconds[device][kind]);
+          a.visiting_seconds[device][kind] =
+              mean(a.visiting_seconds[device][kind], b.visiting_seconds[device][kind]);
           a.gpu_seconds[device][kind] =
               mean(a.gpu_seconds[device][kind], b.gpu_seconds[device][kind]);
         }
@@ -147,6 +155,8 @@ void Relaxation::join_classes() {
     for (std::size_t kind = 0; kind < kMaxStepKinds; ++kind) {
       into.cpu_seconds[device][kind] =
           std::min(into.cpu_seconds[device][kind], from.cpu_seconds[device][kind]);
+      into.visiting_seconds[device][kind] =
+          std::min(into.visiting_seconds[device][kind], from.visiting_seconds[device][kind]);
       into.gpu_seconds[device][kind] =
           std::min(into.gpu_seconds[device][kind], from.gpu_seconds[device][kind]);
     }
@@ -161,6 +171,8 @@ void Relaxation::make_device(std::size_t index) {
   for (const Bytes bytes : problem_.vram_budget[index]) {
     device.vram_bytes += static_cast<double>(bytes);
   }
+  device.has_room = !problem_.rooms[index].empty();
+  device.room_bytes = static_cast<double>(problem_.room_bytes.front());
   for (std::size_t kind = 0; kind < kinds_.size(); ++kind) {
     double least = kInfinity;
     for (std::size_t to = 0; to < problem_.n_devices(); ++to) {
@@ -185,20 +197,23 @@ void Relaxation::make_device(std::size_t index) {
   devices_.push_back(std::move(device));
 }
 
-// All ways to put as many layers as fit on the GPUs, class by class, and none.
+// All ways to put as many layers as fit on the GPUs, class by class, and none; and beside room for
+// prompts.
 void Relaxation::add_loads(Device& device, std::size_t index,
                            const std::vector<std::uint32_t>& counts) {
   const bool is_head = index == problem_.cluster.head;
   std::vector<Load> ways;
   std::vector<std::uint32_t> on_gpu(counts.size(), 0);
 
+  bool with_room = false;
   const auto add = [&](bool output_on_gpu) {
     Load load;
     bool any_gpu = output_on_gpu;
     const auto put = [&](const RelaxedClass& layer, double n, bool gpu) {
       for (std::size_t kind = 0; kind < kinds_.size(); ++kind) {
-        load.compute_seconds[kind] +=
-            n * (gpu ? layer.gpu_seconds : layer.cpu_seconds)[index][kind];
+        load.compute_seconds[kind] += n * (gpu         ? layer.gpu_seconds
+                                           : with_room ? layer.visiting_seconds
+                                                       : layer.cpu_seconds)[index][kind];
       }
       if (gpu && !device.unified) return;
       load.cpu_layers += n;
@@ -220,9 +235,11 @@ void Relaxation::add_loads(Device& device, std::size_t index,
 
   add(false);
   if (device.vram_bytes > 0) {
-    for (const bool output_on_gpu : {false, true}) {
-      if (output_on_gpu && (!is_head || output_.weight_bytes() > device.vram_bytes)) continue;
-      const double room = device.vram_bytes - (output_on_gpu ? output_.weight_bytes() : 0);
+    const auto fill_beside = [&](bool output_on_gpu) {
+      if (output_on_gpu && !is_head) return;
+      const double room = device.vram_bytes - (with_room ? device.room_bytes : 0) -
+                          (output_on_gpu ? output_.weight_bytes() : 0);
+      if (room < 0) return;
       const std::function<void(std::size_t, double)> fill = [&](std::size_t c, double left) {
         if (c == counts.size()) {
           add(output_on_gpu);
@@ -240,6 +257,12 @@ void Relaxation::add_loads(Device& device, std::size_t index,
         on_gpu[c] = 0;
       };
       fill(0, room);
+    };
+    for (const bool room : {false, true}) {
+      if (room && !device.has_room) continue;
+      with_room = room;
+      fill_beside(false);
+      fill_beside(true);
     }
   }
   if (ways.size() > kMaxWays) {
@@ -381,7 +404,8 @@ double Relaxation::balanced_seconds(std::size_t kind) const {
   for (std::size_t device = 0; device < devices_.size(); ++device) {
     double least = kInfinity;
     for (const RelaxedClass& layer : classes_) {
-      least = std::min(least, layer.gpu_seconds[device][kind]);
+      least =
+          std::min({least, layer.gpu_seconds[device][kind], layer.visiting_seconds[device][kind]});
     }
     layers_per_second += 1 / least;
   }

@@ -4,7 +4,8 @@
 //
 // Relaxed means: windows need not be consecutive, pieces and slots are divisible, a hop goes to the
 // device's nearest neighbour, all GPUs of a device are one with their summed memory and the best
-// times. Every plan satisfies these, so what is least here bounds every plan from below.
+// times, room for prompts is the least of any and serves as the best does. Every plan satisfies
+// these, so what is least here bounds every plan from below.
 //
 // Where the classes make more states than kMaxStates, the two most alike are joined, the joined one
 // having the smaller bytes and times of both: the bound stays a bound.
@@ -58,12 +59,15 @@ class Relaxation {
     double kv_bytes = 0;
     // [device][kind]; with a GPU: of the faster backend.
     std::vector<std::array<double, kMaxStepKinds>> cpu_seconds;
+    std::vector<std::array<double, kMaxStepKinds>> visiting_seconds;  // with room on a GPU
     std::vector<std::array<double, kMaxStepKinds>> gpu_seconds;
     double weight_bytes() const { return dense_bytes + expert_bytes; }
   };
   struct Device {
     Capacity capacity;
     double vram_bytes = 0;  // of all GPUs; 0: none
+    bool has_room = false;  // for prompts, on a GPU, would help ...
+    double room_bytes = 0;  // ... and takes at least so much
     bool unified = false;
     std::array<double, kMaxStepKinds> least_hop_seconds{};
     std::array<double, kMaxStepKinds> least_copy_seconds{};

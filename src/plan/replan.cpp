@@ -55,6 +55,7 @@ Result<Decision> decision_of(const Plan& plan, const Problem& problem) {
       }
     }
     share.output_gpu = device.output_gpu;
+    share.room = {device.prompts.gpu, device.prompts.places};
     share.slot_bytes = device.slot_bytes;
     decision.ring.push_back(std::move(share));
     decision.hop_formats.push_back(device.link_format);

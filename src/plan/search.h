@@ -70,6 +70,7 @@ class Search {
   void add_round_moves(const Decision& decision, std::vector<Decision>& into) const;
   double count_structures() const;
   double count_offloads() const;
+  std::vector<PromptRoom> rooms_at(const Share& share) const;
   void for_each_offload(Decision& decision, bool every,
                         const std::function<void(const Decision&)>& visit) const;
   std::uint32_t most_rounds() const;

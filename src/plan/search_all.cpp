@@ -33,15 +33,32 @@ double Search::count_offloads() const {
   for (const auto& vram : problem_.vram_budget) {
     product *= std::pow(1 + problem_.n_layers(), static_cast<double>(vram.size()));
   }
+  for (const auto& rooms : problem_.rooms) product *= 1 + static_cast<double>(rooms.size());
   return product * static_cast<double>(1 + problem_.vram_budget[problem_.cluster.head].size());
 }
 
-// All numbers of layers on each GPU and all places of the output layer, or the filled ones only.
+// None among them.
+std::vector<PromptRoom> Search::rooms_at(const Share& share) const {
+  std::vector<PromptRoom> rooms = problem_.rooms[share.device];
+  rooms.emplace_back();
+  return rooms;
+}
+
+// All numbers of layers on each GPU, rooms for prompts and places of the output layer, or the
+// filled ones and other rooms beside them.
 void Search::for_each_offload(Decision& decision, bool every,
                               const std::function<void(const Decision&)>& visit) const {
   if (!every) {
     for (std::size_t i = 0; i < decision.ring.size(); ++i) fill_gpus(problem_, decision, i);
     visit(decision);
+    for (std::size_t i = 0; i < decision.ring.size(); ++i) {
+      for (const PromptRoom room : rooms_at(decision.ring[i])) {
+        if (room == decision.ring[i].room) continue;
+        Decision other = decision;
+        fill_gpus(problem_, other, i, {.room = room});
+        visit(other);
+      }
+    }
     return;
   }
   const std::function<void(std::size_t, std::size_t, std::uint32_t)> choose =
@@ -57,7 +74,15 @@ void Search::for_each_offload(Decision& decision, bool every,
         Share& share = decision.ring[i];
         share.gpu_layers.resize(problem_.vram_budget[share.device].size());
         if (gpu == share.gpu_layers.size()) {
-          choose(i + 1, 0, i + 1 < decision.ring.size() ? decision.ring[i + 1].n_layers : 0);
+          const auto next = [&] {
+            choose(i + 1, 0, i + 1 < decision.ring.size() ? decision.ring[i + 1].n_layers : 0);
+          };
+          next();
+          for (const PromptRoom room : problem_.rooms[share.device]) {
+            share.room = room;
+            if (left > 0) next();  // the processor has layers
+          }
+          share.room = {};
           return;
         }
         for (std::uint32_t layers = 0; layers <= left; ++layers) {

@@ -139,7 +139,14 @@ void Search::add_gpu_moves(const Decision& decision, std::vector<Decision>& into
     for (int gpu = -1; i == 0 && gpu < static_cast<int>(share.gpu_layers.size()); ++gpu) {
       if (gpu == share.output_gpu) continue;
       Decision changed = decision;
-      fill_gpus(problem_, changed, 0, gpu);
+      fill_gpus(problem_, changed, 0, {.output = gpu});
+      into.push_back(std::move(changed));
+    }
+    // Room for prompts instead of layers, or layers instead.
+    for (const PromptRoom room : rooms_at(share)) {
+      if (room == share.room) continue;
+      Decision changed = decision;
+      fill_gpus(problem_, changed, i, {.room = room});
       into.push_back(std::move(changed));
     }
   }

@@ -24,31 +24,31 @@ class ItemList {
   std::vector<std::vector<SimulatedItem>>& visits_;
 };
 
-SimulatedDevice simulated_device(const Problem& problem, const DeviceLayout& layout,
-                                 std::size_t device, std::uint32_t n_visits,
+SimulatedDevice simulated_device(const Problem& problem, const Share& share,
+                                 const DeviceLayout& layout, std::uint32_t n_visits,
                                  const StepCosts& costs) {
+  const std::size_t device = share.device;
   const StepCosts::Device& mine = costs.devices[device];
   SimulatedDevice simulated;
   simulated.visits.resize(n_visits);
   simulated.disk_bytes_per_second = problem.cluster.devices[device].disk_read_bytes_per_second;
   simulated.slot_bytes = layout.slot_bytes;
 
-  const bool is_budgeted =
-      layout.slot_bytes > 0 || layout.resident_bytes + layout.kv_bytes >
-                                   problem.cluster.devices[device].unbudgeted_up_to_bytes;
-  const std::vector<double>& seconds = is_budgeted ? mine.cpu_budgeted_seconds : mine.cpu_seconds;
+  const StepCosts::Device::Processor& processor =
+      mine.processor(weights_of(problem, device, layout), share.room);
 
   // A layer's time is spread over its pieces by the bytes that are read from memory. Stages are
-  // read whole, whichever experts are used.
+  // read whole, whichever experts are used, and so are layers that visit a GPU.
   const auto expert_ratio = [&](std::size_t c) {
-    return problem.classes[c].stages.empty() ? costs.expert_ratio[c] : 1.0;
+    const bool whole = !problem.classes[c].stages.empty() || processor.on_gpu;
+    return whole ? 1.0 : costs.expert_ratio[c];
   };
   std::vector<double> seconds_per_byte;
   for (std::size_t c = 0; c < problem.classes.size(); ++c) {
     const ClassBytes& bytes = problem.classes[c];
     const double read =
         static_cast<double>(bytes.dense) + static_cast<double>(bytes.experts) * expert_ratio(c);
-    seconds_per_byte.push_back(read > 0 ? seconds[c] / read : 0);
+    seconds_per_byte.push_back(read > 0 ? processor.seconds[c] / read : 0);
   }
 
   ItemList items(simulated.visits);
@@ -63,6 +63,11 @@ SimulatedDevice simulated_device(const Problem& problem, const DeviceLayout& lay
                     (enters ? mine.gpu_copy_seconds[segment.gpu] : 0),
                 0);
     } else {
+      const bool enters =
+          before == nullptr || before->visit != segment.visit || before->gpu != segment.gpu;
+      if (enters && c != problem.output_class() && processor.run_seconds > 0) {
+        items.add(segment.visit, processor.run_seconds, 0);
+      }
       const double read = segment.dense_bytes + segment.expert_bytes * expert_ratio(c);
       items.add(segment.visit, read * seconds_per_byte[c],
                 segment.streamed ? static_cast<Bytes>(std::llround(read)) : 0);
@@ -82,7 +87,7 @@ SimulatedRing simulated_ring(const Problem& problem, const Decision& decision, c
   const std::size_t n = decision.ring.size();
   for (std::size_t i = 0; i < n; ++i) {
     const std::size_t device = decision.ring[i].device;
-    ring.devices.push_back(simulated_device(problem, layout.devices[i], device,
+    ring.devices.push_back(simulated_device(problem, decision.ring[i], layout.devices[i],
                                             decision.rounds + (i == 0 ? 1 : 0), costs));
     if (n == 1) continue;
     ring.devices.back().hop = problem.hop(costs, device, decision.ring[(i + 1) % n].device);

@@ -1,6 +1,7 @@
 // Every figure that `prima plan` prints follows from entries of the profiles: worked out here from
 // those, without the planner's tables, for random clusters.
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include <gtest/gtest.h>
@@ -92,6 +93,48 @@ Traced trace(const Plan& plan, std::size_t place, const Cluster& cluster, const 
   return traced;
 }
 
+void expect_near(double value, double expected) {
+  EXPECT_NEAR(value, expected, 1e-9 + 1e-6 * std::abs(expected));
+}
+
+// What leaving room for prompts rests on: a layer of the class that most layers are of, for a step
+// as the prompt's, in parts that the device's steps hold.
+void expect_traced(const PromptPlan& prompts, bool in_budget, const DeviceProfile& profile,
+                   const RandomCase& random) {
+  const ModelShape& shape = random.shape;
+  const Request& request = random.request;
+  std::vector<std::size_t> counts(shape.classes.size(), 0);
+  for (const std::uint16_t c : shape.layers) ++counts[c];
+  const auto c =
+      static_cast<std::size_t>(std::max_element(counts.begin(), counts.end()) - counts.begin());
+  const auto& gpu = profile.gpus[static_cast<std::size_t>(prompts.gpu)];
+  const double parts = std::ceil(prompts.step_tokens / request.step_tokens);
+  const double tokens = prompts.step_tokens / parts;
+  const double context = request.prompt_tokens / 2.0;
+  const auto weights = static_cast<double>(weight_bytes(shape.classes[c]));
+  const auto kv = static_cast<double>(shape.classes[c].kv_bytes_per_token);
+  const double in = 12 * gpu.copy_latency_seconds +
+                    (weights + kv * (context + tokens / 2)) / gpu.copy_to_bytes_per_second +
+                    (in_budget ? 0 : weights / profile.disk_read_bytes_per_second);
+  const double computing = layer_seconds(gpu.layers[c], tokens, context);
+  const double out = 2 * gpu.copy_latency_seconds + kv * tokens / gpu.copy_from_bytes_per_second;
+  const double longer = prompts.places == 2 ? std::max(in, computing) : in + computing;
+  expect_near(prompts.gpu_layer_seconds, parts * (longer + out));
+  expect_near(prompts.processor_layer_seconds,
+              layer_seconds(profile.cpu_layers[c], prompts.step_tokens, context));
+  EXPECT_GE(tokens, prompts.from_tokens);
+
+  Bytes largest = 0;
+  Bytes cells = 0;
+  for (const LayerClass& layer : shape.classes) {
+    largest = std::max(largest, weight_bytes(layer));
+    cells = std::max(cells, layer.kv_bytes_per_token * request.n_ctx);
+  }
+  EXPECT_EQ(prompts.room_bytes,
+            prompts.places * (largest + cells) + shape.gpu_scratch_bytes + shape.gpu_matrix_bytes +
+                request.step_tokens * (shape.gpu_activation_bytes + 4 * request.n_ctx));
+}
+
 double disk_seconds(const DevicePlan& device) {
   return std::accumulate(device.spans.begin(), device.spans.end(), 0.0,
                          [](double sum, const Span& span) {
@@ -100,13 +143,10 @@ double disk_seconds(const DevicePlan& device) {
                          });
 }
 
-void expect_near(double value, double expected) {
-  EXPECT_NEAR(value, expected, 1e-9 + 1e-6 * std::abs(expected));
-}
-
 TEST(Trace, EveryFigureFollowsFromTheProfiles) {
   int planned = 0;
   int streaming = 0;
+  int with_room = 0;
   for (std::uint64_t seed = 1; seed <= 300; ++seed) {
     SCOPED_TRACE(seed);
     const RandomCase random = random_case(seed);
@@ -131,6 +171,15 @@ TEST(Trace, EveryFigureFollowsFromTheProfiles) {
       EXPECT_NE(text.find(format_bytes(traced.ram_kv)), std::string::npos);
       EXPECT_NE(text.find(format_bytes(device.budget_bytes)), std::string::npos);
 
+      if (device.prompts.gpu >= 0) {
+        ++with_room;
+        const bool in_budget = device.slot_bytes > 0 || device.resident_bytes + device.kv_bytes >
+                                                            profile.unbudgeted_up_to_bytes;
+        expect_traced(device.prompts, in_budget, profile, random);
+        EXPECT_NE(text.find(device.name + " leaves " + format_bytes(device.prompts.room_bytes)),
+                  std::string::npos);
+      }
+
       // The table of times.
       expect_near(device.time.compute_seconds, traced.compute_seconds);
       if (!random.cluster.links.empty() && !random.cluster.links.front().shared_medium) {
@@ -154,6 +203,7 @@ TEST(Trace, EveryFigureFollowsFromTheProfiles) {
   // The clusters were worth it.
   EXPECT_GT(planned, 150);
   EXPECT_GT(streaming, 50);
+  EXPECT_GT(with_room, 5);
 }
 
 }  // namespace
