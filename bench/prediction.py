@@ -6,13 +6,13 @@
 Model: 1.5 GB or more, so that what a program takes besides is small against a device's share of it.
 
 Emulates home clusters on this machine: each device is a process in a network namespace of its own,
-with its memory and its disk limited by cgroups (v1), its link by tc's tbf. For each configuration it
-starts `prima join` on the workers and `prima run` without a plan on the head, and prints the time per
+with its memory and its disk limited by cgroups (v1), its link by tc's tbf, and a copy of the model of its
+own: of one file, pages that one device reads and another uses would count as the first one's. For each
+configuration it starts `prima join` on the workers and `prima run` without a plan on the head, and prints the time per
 token that the plan promised beside the one that was measured.
 
 The devices share this machine's processor. With one sequence they compute in turn, so each has the
-whole processor while it is its turn, and its profile is taken just so: `prima profile` holds a lock, so
-that devices of one computer measure one after the other. Devices are made uneven by --threads. Nothing
+whole processor while it is its turn, and its profile is taken just so, one device after the other. Devices are made uneven by --threads. Nothing
 else may run meanwhile. What is compared is the second answer: a first one corrects the profiles, as
 wherever Prima is used.
 
@@ -37,6 +37,10 @@ import sys
 import tempfile
 import time
 
+
+# What a plan promises is for a prompt of half the context and an answer of the other half, at most 512
+# and 256 tokens: with so little it is for answers as long as those that are measured.
+CONTEXT = "64"
 
 # Memory for weights, as shares of the model's, so that any model will do.
 CONFIGURATIONS = [
@@ -76,13 +80,13 @@ def write(path, text):
 class Cluster:
     """Namespaces, cgroups and folders of some devices; taken away at the end."""
 
-    def __init__(self, prima, model, work, name, devices, mbit):
-        self.prima, self.model, self.work, self.devices = prima, model, work, devices
+    def __init__(self, prima, models, work, name, devices, mbit):
+        self.prima, self.models, self.work, self.devices = prima, models, work, devices
         self.net = f"prima-{os.getpid()}"
         self.processes = []
         self.groups = []
         self.namespaces = []
-        disk = os.stat(model).st_dev
+        disk = os.stat(models[0]).st_dev
         self.disk = self.whole_disk(os.major(disk), os.minor(disk))
         if len(devices) > 1:
             self.namespace("switch")
@@ -134,7 +138,7 @@ class Cluster:
     def folder(self, number):
         return os.path.join(self.work, f"device{number}")
 
-    def start(self, number, arguments, log):
+    def start(self, number, arguments, log, output=os.devnull):
         """The program as device `number`. (Not by `ip netns exec`: it hides the control groups, by which
         a program knows its limits.)"""
         inside = ["nsenter", f"--net=/run/netns/{self.net}-d{number}"] if len(self.devices) > 1 else []
@@ -143,14 +147,18 @@ class Cluster:
         environment = dict(os.environ, XDG_RUNTIME_DIR=self.folder(number),
                            XDG_CONFIG_HOME=self.work, XDG_CACHE_HOME=self.folder(number))
         command = ["bash", "-c", f"{join}; exec \"$@\"", "bash"] + inside + [self.prima] + arguments
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL,
+        process = subprocess.Popen(command, env=environment, stdout=open(output, "w"),
                                    stderr=open(log, "w"), stdin=subprocess.DEVNULL)
         self.processes.append(process)
         return process
 
+    def finish(self, number, arguments, log, output=os.devnull):
+        if self.start(number, arguments, log, output).wait(timeout=120) != 0:
+            raise RuntimeError(open(log).read())
+
     def start_workers(self):
         for number in range(1, len(self.devices)):
-            self.start(number, ["join", "-m", self.model, "--name", f"device{number}", "--head",
+            self.start(number, ["-v", "join", "-m", self.models[number], "--name", f"device{number}", "--head",
                                 "10.78.0.1:47100", "--threads", str(self.devices[number][2])],
                        os.path.join(self.work, f"join{number}.log"))
 
@@ -160,13 +168,11 @@ class Cluster:
         log = os.path.join(self.work, "run.log")
         if os.path.exists(report):
             os.remove(report)
-        arguments = ["run", "-m", self.model, "--raw", "-p", prompt, "-n", str(tokens), "--temp",
-                     "0", "--ignore-eos", "--json", report, "-c", "1024", "--threads",
+        arguments = ["-v", "run", "-m", self.models[0], "--raw", "-p", prompt, "-n", str(tokens), "--temp",
+                     "0", "--ignore-eos", "--json", report, "-c", CONTEXT, "--threads",
                      str(self.devices[0][2])]
         if len(self.devices) > 1:
             arguments += ["--port", "47100", "--workers", str(len(self.devices) - 1)]
-        else:
-            arguments.insert(0, "-v")  # a device alone tells its plan only then, where all fits
         started = time.time()
         process = self.start(0, arguments + list(extra), log)
         try:
@@ -201,34 +207,25 @@ class Cluster:
                     faults.append(f"device {number} was killed for memory")
         return faults
 
-    def quietly(self, arguments, output, log):
-        """The program as device 0, to its end."""
-        inside = ["nsenter", f"--net=/run/netns/{self.net}-d0"] if len(self.devices) > 1 else []
-        groups = [f"{CGROUPS}/{c}/{self.net}-0/cgroup.procs" for c in ("memory", "blkio")]
-        join = "; ".join(f"echo $$ > {group}" for group in groups)
-        environment = dict(os.environ, XDG_RUNTIME_DIR=self.folder(0), XDG_CONFIG_HOME=self.work,
-                           XDG_CACHE_HOME=self.folder(0))
-        done = subprocess.run(["bash", "-c", f"{join}; exec \"$@\"", "bash"] + inside +
-                              [self.prima] + arguments, env=environment, stdout=open(output, "w"),
-                              stderr=open(log, "w"), stdin=subprocess.DEVNULL, timeout=120)
-        if done.returncode != 0:
-            raise RuntimeError(open(log).read())
-
     def prepare(self):
-        """The key that the devices share, and the head's profile: how long it took."""
-        self.quietly(["key"], os.devnull, os.path.join(self.work, "key.log"))
-        started = time.time()
-        self.quietly(["profile", "-m", self.model, "--json", "--threads", str(self.devices[0][2])],
-                     os.path.join(self.work, "profile.json"),
-                     os.path.join(self.work, "profile.log"))
-        return time.time() - started
+        """The key that the devices share, and their profiles: how long the head's took."""
+        self.finish(0, ["key"], os.path.join(self.work, "key.log"))
+        taken = []
+        for number, (_, _, threads) in enumerate(self.devices):
+            started = time.time()
+            self.finish(number, ["profile", "-m", self.models[number], "--json", "--threads",
+                                 str(threads)],
+                        os.path.join(self.work, f"profile{number}.log"),
+                        os.path.join(self.work, f"profile{number}.json"))
+            taken.append(time.time() - started)
+        return taken[0]
 
     def plan(self, path):
-        arguments = ["plan", "-m", self.model, "-c", "1024", "--json", "--no-what-if", "--threads",
+        arguments = ["plan", "-m", self.models[0], "-c", CONTEXT, "--json", "--no-what-if", "--threads",
                      str(self.devices[0][2])]
         if len(self.devices) > 1:
             arguments += ["--port", "47100", "--workers", str(len(self.devices) - 1)]
-        self.quietly(arguments, path, os.path.join(self.work, "plan.log"))
+        self.finish(0, arguments, os.path.join(self.work, "plan.log"), path)
 
     def close(self):
         for process in self.processes:
@@ -362,6 +359,51 @@ def compare(cluster, work, pairs, tokens, prompt):
     return faster
 
 
+def measure(number, prima, models, options):
+    """One configuration: whether it was missed, whether it is void, and how many neighbours are faster."""
+    name, fits, mbit, devices = CONFIGURATIONS[number - 1]
+    weights = os.path.getsize(models[0])
+    missed = void = faster = 0
+    sized = [(device_memory(share * weights) if share else 0, disk, threads)
+             for share, disk, threads in devices]
+    work = os.path.join(options.keep, str(number)) if options.keep else tempfile.mkdtemp()
+    os.makedirs(work, mode=0o700, exist_ok=True)
+    cluster = Cluster(prima, models, work, name, sized, mbit)
+    try:
+        # Pages of the model that earlier devices brought in would count as theirs.
+        write("/proc/sys/vm/drop_caches", 1)
+        profiling = cluster.prepare()
+        cluster.start_workers()
+        cluster.run(options.tokens, "Once upon a time")  # profiles learn from it
+        result = cluster.run(options.tokens, "Once upon a time")
+        if result["predicted"] is None:
+            raise RuntimeError("no prediction:\n" + result["log"])
+        error = result["predicted"] / result["measured"] - 1
+        faults = cluster.faults(result, fits)
+        void = bool(faults)
+        missed = abs(error) > 0.15
+        print(f"{number:>2} {name:<39}{1e3 * result['predicted']:>8.0f} ms"
+              f"{1e3 * result['measured']:>8.0f} ms{100 * error:>+7.1f}%", flush=True)
+        for line in result["log"].splitlines():
+            if line.startswith(("Plan:", "info: Plan:", "Without")):
+                print("    " + line, flush=True)
+        for fault in faults:
+            print(f"    void: {fault}", flush=True)
+        print(f"    head's profile {profiling:.1f} s; in all {result['seconds']:.1f} s",
+              flush=True)
+        if options.neighbours:
+            faster = compare(cluster, work, options.neighbours, options.tokens,
+                              "Once upon a time")
+    except RuntimeError as error:
+        missed = 1
+        print(f"{number:>2} {name:<39} failed: {error}", flush=True)
+    finally:
+        cluster.close()
+        if not options.keep:
+            shutil.rmtree(work, ignore_errors=True)
+    return missed, void, faster
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -375,48 +417,15 @@ def main():
     prima, model = os.path.abspath(options.prima), os.path.abspath(options.model)
     chosen = [int(n) for n in options.only.split(",")] if options.only else range(
         1, len(CONFIGURATIONS) + 1)
-    weights = os.path.getsize(model)
     misses = voids = faster = 0
     print(f"{'configuration':<42}{'predicted':>11}{'measured':>11}{'error':>8}", flush=True)
-    for number in chosen:
-        name, fits, mbit, devices = CONFIGURATIONS[number - 1]
-        sized = [(device_memory(share * weights) if share else 0, disk, threads)
-                 for share, disk, threads in devices]
-        work = os.path.join(options.keep, str(number)) if options.keep else tempfile.mkdtemp()
-        os.makedirs(work, mode=0o700, exist_ok=True)
-        cluster = Cluster(prima, model, work, name, sized, mbit)
-        try:
-            # Pages of the model that earlier devices brought in would count as theirs.
-            write("/proc/sys/vm/drop_caches", 1)
-            profiling = cluster.prepare()
-            cluster.start_workers()
-            cluster.run(options.tokens, "Once upon a time")  # profiles learn from it
-            result = cluster.run(options.tokens, "Once upon a time")
-            if result["predicted"] is None:
-                raise RuntimeError("no prediction:\n" + result["log"])
-            error = result["predicted"] / result["measured"] - 1
-            faults = cluster.faults(result, fits)
-            voids += bool(faults)
-            misses += abs(error) > 0.15
-            print(f"{number:>2} {name:<39}{1e3 * result['predicted']:>8.0f} ms"
-                  f"{1e3 * result['measured']:>8.0f} ms{100 * error:>+7.1f}%", flush=True)
-            for line in result["log"].splitlines():
-                if line.startswith(("Plan:", "Without")):
-                    print("    " + line, flush=True)
-            for fault in faults:
-                print(f"    void: {fault}", flush=True)
-            print(f"    head's profile {profiling:.1f} s; in all {result['seconds']:.1f} s",
-                  flush=True)
-            if options.neighbours:
-                faster += compare(cluster, work, options.neighbours, options.tokens,
-                                  "Once upon a time")
-        except RuntimeError as error:
-            misses += 1
-            print(f"{number:>2} {name:<39} failed: {error}", flush=True)
-        finally:
-            cluster.close()
-            if not options.keep:
-                shutil.rmtree(work, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(model)) as folder:
+        models = [model]
+        for number in range(1, max(len(CONFIGURATIONS[n - 1][3]) for n in chosen)):
+            models.append(shutil.copy(model, os.path.join(folder, f"{number}.gguf")))
+        for number in chosen:
+            missed, void, more = measure(number, prima, models, options)
+            misses, voids, faster = misses + missed, voids + void, faster + more
     print(f"{misses} of {len(list(chosen))} off by more than 15 %, {voids} void"
           + (f"; {faster} neighbours more than 5 % faster" if options.neighbours else ""))
     return 1 if misses or voids or faster else 0

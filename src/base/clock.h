@@ -34,6 +34,9 @@ class ManualClock final : public Clock {
 };
 
 inline double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
+inline Duration share_of(Duration whole, double share) {
+  return std::chrono::duration_cast<Duration>(whole * share);
+}
 inline double milliseconds(Duration duration) { return 1e3 * seconds(duration); }
 
 }  // namespace prima

@@ -310,10 +310,12 @@ void GgmlExecutor::yield_memory_to_others() {
   const auto available = weights::available_memory();
   if (!available) return;  // a system that does not say has no say
   weights::StreamedWeights* weights = streamed_weights_;
+  const Bytes wanted = weights->memory().resident;
+  weights::ResidencyRules rules{.reserve = weights::default_reserve(available->total) / 2};
+  // On a small device 64 MiB are much.
+  rules.step = std::clamp(wanted / 16, 8 * kMiB, rules.step);
   good_neighbour_ = std::make_unique<weights::GoodNeighbour>(
-      weights::system_memory_watch(), weights->memory().resident,
-      weights::ResidencyRules{.reserve = weights::default_reserve(available->total) / 2},
-      [weights] { return weights->lost_bytes(); },
+      weights::system_memory_watch(), wanted, rules, [weights] { return weights->lost_bytes(); },
       [weights](Bytes resident) {
         const Status status = weights->set_resident(resident);
         if (!status) log::warn("{}", status.error().message());

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -27,18 +28,29 @@ struct LayerMeasurement {
   Bytes most_weight_bytes = 0;     // that may be in memory at once
 };
 
+// What a context adds to the time of one layer, for each of kTimedTokens.
+struct ContextCost {
+  std::uint32_t tokens = 0;  // of context
+  TokenTimes added;
+};
+
+// By whether attention has a sliding window.
+using ContextCosts = std::map<bool, ContextCost>;
+
 // One LayerTimes for each class. Enough layers of each are loaded that none is still in the
 // processor's caches when its turn comes again. A long context is measured where it costs least, at
 // one class of each kind of attention, and what it adds is added to the others: attention does not
-// depend on the weights. `limit`: how long all of it may take; each time is measured at least once.
+// depend on the weights. For the same reason costs `known` of this backend are not measured again.
+// `limit`: how long all of it may take; each time is measured at least once.
 struct TimedLayers {
   std::vector<LayerTimes> classes;
+  ContextCosts contexts;
   Bytes compute_buffers = 0;  // that steps of so many tokens take
 };
 Result<TimedLayers> measure_layers(const model::ModelFile& model,
                                    const std::vector<LayerClass>& classes,
-                                   const LayerMeasurement& measurement, Duration limit,
-                                   const Clock& clock);
+                                   const LayerMeasurement& measurement, const ContextCosts& known,
+                                   Duration limit, const Clock& clock);
 
 // The output layer, for each of kTimedTokens rows; the largest counts, where they would take too
 // long, along the line through the two before.

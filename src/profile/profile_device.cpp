@@ -23,7 +23,7 @@ namespace {
 using model::TensorRole;
 
 // Shares of the time for measuring.
-constexpr double kDisk = 0.18;
+constexpr double kDisk = 0.12;
 constexpr double kLayers = 0.36;
 constexpr double kBudgetedLayers = 0.28;
 constexpr double kOutput = 0.14;
@@ -37,10 +37,6 @@ constexpr Bytes kVramReserve = 512 * kMiB;
 
 // How often what generation shows is kept while it goes on.
 constexpr Duration kKeepInterval = std::chrono::seconds(20);
-
-Duration share_of(Duration limit, double share) {
-  return std::chrono::duration_cast<Duration>(limit * share);
-}
 
 // One measurer at a time on this computer. Where the file can't be locked, there is no order.
 class MeasuringLock {
@@ -202,12 +198,13 @@ class Measuring {
 
   Status measure_processor() {
     PRIMA_ASSIGN_OR_RETURN(Duration limit, begin("layers on the processor", kLayers));
-    PRIMA_ASSIGN_OR_RETURN(TimedLayers layers, measure_layers(model_, request_.classes,
-                                                              measurement(false), limit, clock_));
+    PRIMA_ASSIGN_OR_RETURN(
+        TimedLayers layers,
+        measure_layers(model_, request_.classes, measurement(false), {}, limit, clock_));
     profile_.cpu_layers = std::move(layers.classes);
     PRIMA_ASSIGN_OR_RETURN(limit, begin("layers within a memory budget", kBudgetedLayers));
-    PRIMA_ASSIGN_OR_RETURN(
-        layers, measure_layers(model_, request_.classes, measurement(true), limit, clock_));
+    PRIMA_ASSIGN_OR_RETURN(layers, measure_layers(model_, request_.classes, measurement(true),
+                                                  layers.contexts, limit, clock_));
     profile_.cpu_budgeted_layers = std::move(layers.classes);
     profile_.compute_buffer_bytes = layers.compute_buffers;
     if (!request_.is_head) return {};
@@ -237,7 +234,7 @@ class Measuring {
     LayerMeasurement on_gpu = measurement(false);
     on_gpu.gpu = info.name;
     on_gpu.most_weight_bytes = info.memory_free / 2;
-    auto layers = measure_layers(model_, request_.classes, on_gpu, limit * 7 / 10, clock_);
+    auto layers = measure_layers(model_, request_.classes, on_gpu, {}, limit * 7 / 10, clock_);
     if (!layers) {
       log::warn("{} is not used: {}", info.name, layers.error().message());
       return {};

@@ -76,8 +76,10 @@ void GoodNeighbour::work() {
       sample->lost = lost_bytes_();
       const Bytes before = policy_.resident();
       if (const auto resident = policy_.decide(*sample, clock.now())) {
-        log::info("{} weights resident, {} before: {} of memory are available",
-                  format_bytes(*resident), format_bytes(before), format_bytes(sample->available));
+        log::info(
+            "{} weights resident, {} before: {} of memory are available, {} were taken so far",
+            format_bytes(*resident), format_bytes(before), format_bytes(sample->available),
+            format_bytes(sample->lost));
         set_resident_(*resident);
       }
     }

@@ -163,7 +163,7 @@ Status StreamedWeights::start(Bytes budget, const std::function<bool(Bytes, Byte
   PRIMA_ASSIGN_OR_RETURN(schedule_, schedule(budget - memory().always, *reader, cycle));
   for (std::size_t i = 0; i < stages_.size(); ++i) stages_[i]->resident = !schedule_.streamed[i];
 
-  if (schedule_.streamed_bytes > 0) drop_all_but_resident();
+  drop_all_but_resident();
   Bytes done = 0;
   for (const auto& stage : stages_) {
     if (!stage->resident) continue;

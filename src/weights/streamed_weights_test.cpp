@@ -4,6 +4,7 @@
 
 #include "model/synth.h"
 #include "model/testing/temporary_folder.h"
+#include "weights/mapped_file.h"
 
 namespace prima::weights {
 namespace {
@@ -56,6 +57,35 @@ TEST_F(StreamedWeightsTest, WhatIsGivenUpWasNotTakenByTheSystem) {
   EXPECT_GT(weights_->memory().resident, before / 2);
   use_all();
   EXPECT_EQ(weights_->lost_bytes(), 0);
+}
+
+// The system would keep what was used before, and take the fresh resident stages instead.
+TEST(StreamedWeights, DropsWhatTheFileCacheHoldsOfOtherLayers) {
+  const model::TemporaryFolder folder;
+  const auto path = folder.path() / "model.gguf";
+  ASSERT_TRUE(model::synthesize(model::SynthOptions{.n_layer = 4}, path));
+  const auto model = model::ModelFile::open(path).value();
+  const auto other = MappedFile::open(path).value();
+  std::vector<std::byte> bytes(other->size());
+  ASSERT_TRUE(other->read({0, other->size()}, bytes.data()));
+  other->drop({0, other->size()});
+  if (other->bytes_in_memory({0, other->size()}) > 0) GTEST_SKIP() << "a file system in memory";
+  ASSERT_TRUE(other->read({0, other->size()}, bytes.data()));
+  const auto held = [&](const WeightLayout& layout) {
+    Bytes cached = 0;
+    for (const PlacedTensor& tensor : layout.tensors) {
+      if (is_staged(tensor)) cached += other->bytes_in_memory(tensor.bytes);
+    }
+    return cached;
+  };
+  const WeightLayout used = gguf_layout(model, {.layers = {0, 1}});
+  const WeightLayout unused = gguf_layout(model, {.layers = {3}});
+  ASSERT_GT(held(unused), 0);
+  const auto weights = StreamedWeights::open(used).value();
+  ASSERT_TRUE(weights->start(weights->full_budget()));
+  EXPECT_EQ(weights->memory().streamed, 0);
+  EXPECT_GT(held(used), 0);
+  EXPECT_LT(held(unused), held(used) / 4);  // pages shared with neighbours stay
 }
 
 }  // namespace
