@@ -8,12 +8,12 @@ Model: 1.5 GB or more, so that what a program takes besides is small against a d
 Emulates home clusters on this machine: each device is a process in a network namespace of its own,
 with its memory and its disk limited by cgroups (v1), its link by tc's tbf, and a copy of the model of its
 own: of one file, pages that one device reads and another uses would count as the first one's. For each
-configuration it starts `prima join` on the workers and `prima run` without a plan on the head, and prints the time per
-token that the plan promised beside the one that was measured.
+configuration it starts `prima join` on the workers and `prima run` without a plan on the head, and
+prints the time per token that the plan promised beside the one that was measured.
 
 The devices share this machine's processor. With one sequence they compute in turn, so each has the
-whole processor while it is its turn, and its profile is taken just so, one device after the other. Devices are made uneven by --threads. Nothing
-else may run meanwhile. A first answer corrects the profiles, as wherever Prima is used; then up to five
+whole processor while it is its turn, and its profile is taken just so, one device after the other.
+Devices are made uneven by --threads. Nothing else may run meanwhile. A first answer corrects the profiles, as wherever Prima is used; then up to five
 more are asked for within half a minute, and what is shown is the one whose error is the median.
 
 A configuration is void, and says so, where it is not what it is called: weights are read from disk
@@ -408,7 +408,7 @@ def measure(number, prima, models, options):
               flush=True)
         if options.neighbours:
             faster = compare(cluster, work, options.neighbours, options.tokens,
-                              "Once upon a time")
+                             "Once upon a time")
     except RuntimeError as error:
         missed = 1
         print(f"{number:>2} {name:<39} failed: {error}", flush=True)

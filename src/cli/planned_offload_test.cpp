@@ -21,20 +21,8 @@ constexpr std::uint32_t kContext = 512;
 constexpr std::uint32_t kMaxTokens = 64;
 constexpr std::uint32_t kFrom = 32;
 
-class GpuStandIn : public testing::Environment {
- public:
-  void SetUp() override {
-    server_.emplace();  // before any thread of this process
-    const Status connected = server_->connect();
-    ASSERT_TRUE(connected) << connected.error().message();
-  }
-  void TearDown() override { server_.reset(); }
-
- private:
-  std::optional<compute::RpcServer> server_;
-};
-
-[[maybe_unused]] auto* const g_stand_in = testing::AddGlobalTestEnvironment(new GpuStandIn);
+[[maybe_unused]] auto* const g_stand_in =
+    testing::AddGlobalTestEnvironment(new compute::GpuStandIn);
 
 class PlannedOffload : public testing::Test {
  protected:

@@ -128,19 +128,6 @@ double largest_distance(const Logits& actual, const Logits& expected) {
   return largest;
 }
 
-class GpuStandIn : public testing::Environment {
- public:
-  void SetUp() override {
-    server_.emplace();  // before any thread of this process
-    const Status connected = server_->connect();
-    ASSERT_TRUE(connected) << connected.error().message();
-  }
-  void TearDown() override { server_.reset(); }
-
- private:
-  std::optional<RpcServer> server_;
-};
-
 [[maybe_unused]] auto* const g_stand_in = testing::AddGlobalTestEnvironment(new GpuStandIn);
 
 class PromptOffloadTest : public testing::Test {

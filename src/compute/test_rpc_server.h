@@ -5,12 +5,14 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <thread>
 
 #include <arpa/inet.h>
 #include <ggml-backend.h>
 #include <ggml-rpc.h>
+#include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -73,6 +75,20 @@ class RpcServer {
   int port_;
   std::string endpoint_;
   pid_t process_ = -1;
+};
+
+// For testing::AddGlobalTestEnvironment: a server for all tests of a program.
+class GpuStandIn : public testing::Environment {
+ public:
+  void SetUp() override {
+    server_.emplace();  // before any thread of this process
+    const Status connected = server_->connect();
+    ASSERT_TRUE(connected) << connected.error().message();
+  }
+  void TearDown() override { server_.reset(); }
+
+ private:
+  std::optional<RpcServer> server_;
 };
 
 }  // namespace prima::compute

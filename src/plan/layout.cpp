@@ -296,10 +296,8 @@ class DeviceBuilder {
 }  // namespace
 
 Weights weights_of(const Problem& problem, std::size_t device, const DeviceLayout& layout) {
-  const bool is_budgeted =
-      layout.slot_bytes > 0 || layout.resident_bytes + layout.kv_bytes >
-                                   problem.cluster.devices[device].unbudgeted_up_to_bytes;
-  return is_budgeted ? Weights::budgeted : Weights::unbudgeted;
+  const auto held = static_cast<double>(layout.resident_bytes + layout.kv_bytes);
+  return problem.weights_of(device, layout.slot_bytes > 0, held);
 }
 
 std::vector<Window> windows_at(const Problem& problem, const Decision& decision,

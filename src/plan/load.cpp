@@ -28,10 +28,7 @@ double streamed_of(const Load& load, const Capacity& capacity, double read) {
 // As the layout will have them (weights_of in layout.h).
 Weights weights_of(const Problem& problem, std::size_t device, const Load& load) {
   const double held = load.weight_bytes() + load.fixed_bytes;
-  const bool streams = held > static_cast<double>(problem.budget[device]);
-  const auto unbudgeted =
-      static_cast<double>(problem.cluster.devices[device].unbudgeted_up_to_bytes);
-  return streams || held > unbudgeted ? Weights::budgeted : Weights::unbudgeted;
+  return problem.weights_of(device, held > static_cast<double>(problem.budget[device]), held);
 }
 
 double gpu_copies(const StepCosts::Device& costs, const std::vector<Window>& windows) {

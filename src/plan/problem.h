@@ -104,6 +104,12 @@ struct Problem {
   std::size_t n_devices() const { return cluster.devices.size(); }
   std::uint32_t n_layers() const { return static_cast<std::uint32_t>(shape.layers.size()); }
   std::size_t output_class() const { return shape.classes.size(); }
+  // A device's that streams some, or that holds so many bytes, KV cache included.
+  Weights weights_of(std::size_t device, bool streams, double held_bytes) const {
+    const Bytes unbudgeted = cluster.devices[device].unbudgeted_up_to_bytes;
+    return streams || held_bytes > static_cast<double>(unbudgeted) ? Weights::budgeted
+                                                                   : Weights::unbudgeted;
+  }
   Bytes bytes_of(PromptRoom room) const { return room ? room_bytes[room.places - 1] : 0; }
   const StepCosts::Hop& hop(const StepCosts& costs, std::size_t from, std::size_t to) const {
     return costs.hops[from * n_devices() + to];
