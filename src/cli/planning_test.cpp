@@ -98,6 +98,14 @@ TEST(PlanWithFittingSteps, LeavesSmallDevicesTheirMemory) {
   ASSERT_TRUE(large_steps);
   EXPECT_LT(plan->tpot_seconds, large_steps->tpot_seconds);
 
+  // A device that was described rather than measured: the program comes off, too.
+  for (auto& device : cluster.devices) device.compute_buffer_bytes = 0;
+  const auto described = plan_with_fitting_steps(cluster, shape, {}, model);
+  ASSERT_TRUE(described);
+  EXPECT_EQ(described->ring[1].compute_buffer_bytes, shape.buffer_bytes * fitting / 512);
+  EXPECT_EQ(described->ring[1].budget_bytes,
+            memory - shape.program_bytes - described->ring[1].compute_buffer_bytes);
+
   // A device that the plan does not use has no say.
   cluster.devices[0].memory_available_bytes = 16 * kGiB;
   cluster.links[0].round_trip_seconds = 1;

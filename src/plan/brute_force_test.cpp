@@ -244,7 +244,7 @@ TEST(Halda, HonoursEveryBudget) {
     for (const DevicePlan& device : plan->ring) {
       const auto& profile = random.cluster.devices[device.device];
       EXPECT_LE(device.resident_bytes + device.kv_bytes + device.slot_bytes,
-                profile.memory_available_bytes - random.shape.buffer_bytes);
+                profile.memory_available_bytes - random.shape.program_bytes);
       for (std::size_t gpu = 0; gpu < device.vram_bytes.size(); ++gpu) {
         const bool has_room = device.prompts.gpu == static_cast<int>(gpu);
         EXPECT_LE(device.vram_bytes[gpu] + (has_room ? device.prompts.room_bytes : 0),

@@ -214,8 +214,8 @@ std::string smallest_change(const Cluster& cluster, const ModelShape& shape,
                             const Request& request) {
   std::string remedy;
   Bytes least = std::numeric_limits<Bytes>::max();
-  const Bytes all = weight_bytes(shape) + kv_bytes(shape, request.n_ctx) + shape.buffer_bytes +
-                    64 * shape.piece_bytes;
+  const Bytes all = weight_bytes(shape) + kv_bytes(shape, request.n_ctx) + shape.program_bytes +
+                    shape.buffer_bytes + 64 * shape.piece_bytes;
   for (std::size_t i = 0; i < cluster.devices.size(); ++i) {
     Cluster changed = cluster;
     Bytes& memory = changed.devices[i].memory_available_bytes;

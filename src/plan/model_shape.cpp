@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "profile/device_profile.h"
+
 namespace prima::plan {
 
 Status validate(const ModelShape& shape) {
@@ -80,8 +82,8 @@ std::uint32_t piece_count(Bytes bytes, Bytes piece_bytes) {
 }
 
 Bytes default_buffer_bytes(std::uint32_t n_embd, std::uint32_t n_ff, std::uint32_t n_vocab) {
-  constexpr Bytes kStepTokens = 512;
-  return 64 * kMiB + kStepTokens * 4 * (2 * Bytes{n_embd} + 2 * Bytes{n_ff}) + 4 * Bytes{n_vocab};
+  return profile::kProfiledStepTokens * 4 * (2 * Bytes{n_embd} + 2 * Bytes{n_ff}) +
+         4 * Bytes{n_vocab};
 }
 
 }  // namespace prima::plan

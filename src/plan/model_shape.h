@@ -41,7 +41,10 @@ struct ModelShape {
   std::uint32_t n_embd = 0;
   std::uint32_t n_ctx_train = 0;  // 0: unknown
   Bytes piece_bytes = 8 * kMiB;   // the most that is streamed into one slot
-  Bytes buffer_bytes = 0;         // program and compute buffers, on every device
+  // On every device that was described rather than measured: the program, and compute buffers for
+  // steps of kProfiledStepTokens.
+  Bytes program_bytes = 64 * kMiB;
+  Bytes buffer_bytes = 0;
   // Of a GPU's memory, beside layers (compute/gpu.h): for each token of a step; whatever the step;
   // and the largest matrix in half precision, which layers of prompts may need.
   Bytes gpu_activation_bytes = 0;
@@ -71,8 +74,8 @@ Bytes kv_bytes(const ModelShape& shape, std::uint32_t n_ctx);
 // Pieces that `bytes` of a layer are cut into for streaming: equal, none above piece_bytes.
 std::uint32_t piece_count(Bytes bytes, Bytes piece_bytes);
 
-// Program and compute buffers for steps of up to 512 tokens: the two widest activations, the logits
-// of a token, and 64 MiB for program and graph.
+// Compute buffers for steps of kProfiledStepTokens: the two widest activations, and the logits of a
+// token.
 Bytes default_buffer_bytes(std::uint32_t n_embd, std::uint32_t n_ff, std::uint32_t n_vocab);
 
 }  // namespace prima::plan

@@ -365,12 +365,13 @@ Result<Problem> make_problem(const Cluster& cluster, const ModelShape& shape,
   }
   problem.classes.push_back({shape.output_bytes, 0, 0, shape.output_stages});
   for (const DeviceProfile& device : cluster.devices) {
-    problem.buffers.push_back(device.compute_buffer_bytes > 0
-                                  ? device.compute_buffer_bytes * request.step_tokens /
-                                        profile::kProfiledStepTokens
-                                  : shape.buffer_bytes);
-    problem.budget.push_back(less(less(device.memory_available_bytes, device.memory_reserve_bytes),
-                                  problem.buffers.back()));
+    const bool is_measured = device.compute_buffer_bytes > 0;
+    const Bytes buffers = is_measured ? device.compute_buffer_bytes : shape.buffer_bytes;
+    problem.buffers.push_back(buffers * request.step_tokens / profile::kProfiledStepTokens);
+    // What was measured leaves the program out.
+    const Bytes others = device.memory_reserve_bytes + (is_measured ? 0 : shape.program_bytes);
+    problem.budget.push_back(
+        less(less(device.memory_available_bytes, others), problem.buffers.back()));
     auto& vram = problem.vram_budget.emplace_back();
     for (const GpuProfile& gpu : device.gpus) {
       vram.push_back(device.unified_memory ? problem.budget.back()

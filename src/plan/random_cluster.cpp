@@ -80,7 +80,7 @@ ModelShape random_shape(Source& source) {
   }
   shape.output_bytes = static_cast<Bytes>(source.uniform(1e6, 60e6));
   shape.output_parameters = shape.output_bytes * 2;
-  shape.buffer_bytes = 1'000'000;
+  shape.program_bytes = 1'000'000;
   return shape;
 }
 

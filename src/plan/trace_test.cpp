@@ -163,7 +163,7 @@ TEST(Trace, EveryFigureFollowsFromTheProfiles) {
       EXPECT_EQ(device.budget_bytes,
                 profile.memory_available_bytes -
                     std::min(profile.memory_available_bytes,
-                             profile.memory_reserve_bytes + random.shape.buffer_bytes));
+                             profile.memory_reserve_bytes + random.shape.program_bytes));
       EXPECT_EQ(device.resident_bytes + device.streamed_bytes, traced.ram_weights);
       EXPECT_EQ(device.kv_bytes, traced.ram_kv);
       EXPECT_LE(device.resident_bytes + device.kv_bytes + device.slot_bytes, device.budget_bytes);

@@ -292,19 +292,23 @@ Result<TimedLayers> measure_layers(const model::ModelFile& model,
       return is_windowed(layers) == windowed;
     });
   }
-  // A context takes about as long as a class.
-  const Duration share = limit / (classes.size() + n_contexts);
+  // A context takes about as long as a class. What loading one took is made up for by the next.
+  const Instant end = clock.now() + limit;
+  std::size_t n_left = classes.size() + n_contexts;
+  const auto next_share = [&] {
+    return std::max(end - clock.now(), Duration{}) / static_cast<std::int64_t>(n_left--);
+  };
   TimedLayers result{.classes = {}, .contexts = known};
   for (const LayerClass& layers : classes) {
     PRIMA_ASSIGN_OR_RETURN(LoadedLayers loaded, load(model, layers, measurement));
     TimedSequence sequence(loaded, model.hyperparameters().n_embd, clock);
     LayerTimes times;
     PRIMA_ASSIGN_OR_RETURN(times.short_context_seconds,
-                           time_tokens(sequence, share_of(share, kShareOfRepeating), clock));
+                           time_tokens(sequence, share_of(next_share(), kShareOfRepeating), clock));
     if (!result.contexts.contains(is_windowed(layers))) {
       PRIMA_ASSIGN_OR_RETURN(
           result.contexts[is_windowed(layers)],
-          measure_context(sequence, model, times.short_context_seconds.seconds.back(), share,
+          measure_context(sequence, model, times.short_context_seconds.seconds.back(), next_share(),
                           clock));
     }
     add_context(times, result.contexts[is_windowed(layers)]);

@@ -160,6 +160,7 @@ class Measuring {
       : model_(model), request_(request), memory_(memory), progress_(progress), clock_(clock) {}
 
   Result<DeviceProfile> run() {
+    end_ = clock_.now() + request_.limit;
     const auto gpus = compute::list_gpus();
     total_ = kDisk + kLayers + kBudgetedLayers + static_cast<double>(gpus.size()) * kGpu +
              (request_.is_head ? kOutput + kBudgetedOutput : 0);
@@ -170,13 +171,14 @@ class Measuring {
   }
 
  private:
-  // What is left of the time for something that takes this share.
+  // The time for something that takes this share: what a slow disk took before is made up for.
   Result<Duration> begin(const std::string& what, double share) {
     if (progress_ && !progress_(what, done_ / total_)) {
       return fail(ErrorCode::cancelled, "Cancelled");
     }
+    const double part = share / (total_ - done_);
     done_ += share;
-    return share_of(request_.limit, share / total_);
+    return share_of(std::max(end_ - clock_.now(), Duration{}), std::min(part, 1.0));
   }
 
   Status measure_file() {
@@ -256,6 +258,7 @@ class Measuring {
   const Bytes memory_;
   const ProfileProgress& progress_;
   const Clock& clock_;
+  Instant end_{};
   double total_ = 1;
   double done_ = 0;
   DeviceProfile profile_;

@@ -30,10 +30,11 @@ std::size_t link_index(std::size_t n, std::size_t a, std::size_t b) {
 
 void apply(const DeviceShare& share, compute::ExecutorOptions& executor) {
   // All in memory: within the device's own budget, from which it gives weights up when other
-  // programs need memory.
+  // programs need memory. A plan made for other figures than this device's takes no more either.
   if (share.memory && share.memory != kAllInMemory) {
     weights::MemoryBudget budget = executor.memory.value_or(weights::MemoryBudget{});
-    budget.total = budget.program + *share.memory;
+    const Bytes planned = budget.program + *share.memory;
+    budget.total = executor.memory ? std::min(executor.memory->total, planned) : planned;
     executor.memory = budget;
   }
   if (share.slot_bytes) executor.streaming.slot_bytes = share.slot_bytes;

@@ -16,6 +16,20 @@ namespace {
 using std::chrono::milliseconds;
 using transport::SimulatedWorld;
 
+TEST(DeviceShare, TakesNoMoreThanItsDeviceAllows) {
+  compute::ExecutorOptions allowed;
+  allowed.memory = weights::MemoryBudget{.total = 100 * kMiB, .program = 20 * kMiB};
+  const auto total_of = [&](Bytes planned) {
+    compute::ExecutorOptions executor = allowed;
+    DeviceShare share;
+    share.memory = planned;
+    apply(share, executor);
+    return executor.memory->total;
+  };
+  EXPECT_EQ(total_of(60 * kMiB), 80 * kMiB);
+  EXPECT_EQ(total_of(90 * kMiB), 100 * kMiB);
+}
+
 TEST(LinkProbe, FindsLatencyAndBandwidthOfEachDirection) {
   SimulatedWorld world;
   world.set_link(
