@@ -129,7 +129,9 @@ class Measurement:
         with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
             file.write(planning.rated_cluster_file(scenario, reference))
             file.flush()
-            return planning.ask_plan(self.options.prima, pathlib.Path(file.name), self.model, scenario.context)
+            # Several users have a context each.
+            cells = scenario.context * max(scenario.users, default=1)
+            return planning.ask_plan(self.options.prima, pathlib.Path(file.name), self.model, cells)
 
     def ring_of(self, planned: dict) -> Plan:
         takes = planning.takes_plans(self.options.prima)
