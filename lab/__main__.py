@@ -30,7 +30,7 @@ from models import Models
 from report import terminal_table, write_report
 from results import tokens
 from scenario import Scenario, find_scenario, read_scenario
-from systems import SLOW
+from systems import RIVALS
 
 MEASURED = HERE.parent / "build/lab"
 
@@ -68,7 +68,7 @@ def llama_cpp_programs() -> pathlib.Path:
 def as_asked(scenario: Scenario, arguments: argparse.Namespace) -> Scenario:
     """The scenario, but for what the command line says otherwise."""
     if arguments.only_prima:
-        scenario = dataclasses.replace(scenario, systems=tuple(s for s in scenario.systems if s not in SLOW))
+        scenario = dataclasses.replace(scenario, systems=tuple(s for s in scenario.systems if s not in RIVALS))
     if arguments.shared_copy:
         scenario = dataclasses.replace(scenario, copies="shared")
     if arguments.prompts:
@@ -85,7 +85,7 @@ def bench(arguments: argparse.Namespace) -> int:
         print(f"lab: not run: {reason}", file=sys.stderr)
         return 0 if arguments.if_possible else 2
     scenarios = [as_asked(read_scenario(find_scenario(name)), arguments) for name in arguments.scenarios]
-    rivals = any(system in SLOW for scenario in scenarios for system in scenario.systems)
+    rivals = any(system in RIVALS for scenario in scenarios for system in scenario.systems)
     options = Options(arguments.name, arguments.folder, arguments.relay, arguments.prima.resolve(),
                       llama_cpp_programs() if rivals else None, arguments.attempts, arguments.hook)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def bench(arguments: argparse.Namespace) -> int:
             path = arguments.output / f"{scenario.name}.json"
             path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             print(terminal_table(result), flush=True)
-            failed += any("failed" in run for run in result["runs"] if run["system"] not in SLOW)
+            failed += any("failed" in run for run in result["runs"] if run["system"] not in RIVALS)
             failed += bool(result["failed"])
             told = tokens(result)
             failed += told.as_first < told.runs

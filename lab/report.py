@@ -101,7 +101,7 @@ def _facts(result: dict) -> list[str]:
     lines.append(f"Model: {model['name']}, {_size(model['bytes'])}, of which {_size(model['weight_bytes'])} are used for "
                  f"each token. Each device has {'a copy of its own' if result['copies'] == 'own' else 'its part of one file'}.")
     asked = result["asked"]
-    lines.append(f"Asked: {asked['repetitions']} answers of {asked['tokens']} tokens; of llama.cpp, "
+    lines.append(f"Asked: {asked['repetitions']} answers of {asked['tokens']} tokens; of llama.cpp alone, "
                  f"{asked['slow_repetitions']} of {asked['slow_tokens']}.")
     if network:
         unsteady = f" and up to {network['jitter_ms']:g} ms of jitter" if network["jitter_ms"] else ""

@@ -199,7 +199,7 @@ def prima_alone(bench: Bench, cold: bool, lengths: list[int]) -> dict:
 _PERFORMANCE = re.compile(r"(prompt eval|eval) time = *([0-9.]+) ms / *([0-9]+) (?:tokens|runs)")
 
 
-def _llama_completion(bench: Bench, device: str, lengths: list[int], options: list[str]) -> dict:
+def _llama_completion(bench: Bench, device: str, lengths: list[int], tokens: int, options: list[str]) -> dict:
     """One process for each prompt length; the answer that is measured after the first."""
     if bench.llama_cpp is None:
         raise LabError("llama.cpp's programs are not built")
@@ -210,10 +210,9 @@ def _llama_completion(bench: Bench, device: str, lengths: list[int], options: li
         log.unlink(missing_ok=True)
         prompt_file = home.folder / device / "prompt"
         prompt_file.write_text(bench.prompts[length], encoding="utf-8")
-        tokens = bench.scenario.slow_tokens if number == 0 else 1
         command = [str(bench.llama_cpp / "llama-completion"), "-m", home.model(device), "-t",
                    str(threads(home.cluster.device(device))), "-c", str(bench.scenario.context), "-f", str(prompt_file),
-                   "-n", str(tokens), "--temp", "0", "--ignore-eos", "-no-cnv", "--no-warmup", "--fit", "off",
+                   "-n", str(tokens if number == 0 else 1), "--temp", "0", "--ignore-eos", "-no-cnv", "--no-warmup", "--fit", "off",
                    *options]
         status = home.run(device, bench.note(device, command), ANSWER_SECONDS, log=log)
         text = log.read_text(encoding="utf-8", errors="replace")
@@ -238,11 +237,12 @@ def llama_cpp(bench: Bench, cold: bool, lengths: list[int]) -> dict:
     system can't take back, and is killed where that is too small; so without.)"""
     if cold:
         bench.home.drop_caches()
-    return _llama_completion(bench, best_device(bench.home), lengths, ["--no-repack"])
+    return _llama_completion(bench, best_device(bench.home), lengths, bench.scenario.slow_tokens, ["--no-repack"])
 
 
 def llama_cpp_rpc(bench: Bench, cold: bool, lengths: list[int]) -> dict:
-    """Its RPC servers on all devices but the head, the layers dealt evenly."""
+    """Its RPC servers on all devices but the head, the layers dealt evenly; each keeps on its own disk what
+    it was sent."""
     if bench.llama_cpp is None:
         raise LabError("llama.cpp's programs are not built")
     home = bench.home
@@ -251,13 +251,13 @@ def llama_cpp_rpc(bench: Bench, cold: bool, lengths: list[int]) -> dict:
     head, *others = [device.name for device in home.cluster.devices]
     servers = []
     for device in others:
-        command = [str(bench.llama_cpp / "ggml-rpc-server"), "-H", home.address(device), "-p", str(RPC_PORT),
-                   "-t", str(threads(home.cluster.device(device)))]
+        command = [str(bench.llama_cpp / "ggml-rpc-server"), "-H", home.address(device), "-p", str(RPC_PORT), "-t",
+                   str(threads(home.cluster.device(device))), "-c"]
         servers.append(home.start(device, bench.note(device, command), log=home.folder / f"{device}.log"))
     time.sleep(1)
     layers = bench.n_layer - math.ceil(bench.n_layer / len(home.cluster.devices))
     try:
-        return _llama_completion(bench, head, lengths, [
+        return _llama_completion(bench, head, lengths, bench.scenario.tokens, [
             "--rpc", ",".join(f"{home.address(d)}:{RPC_PORT}" for d in others),
             "-ngl", str(layers), "-ts", ",".join("1" for _ in others)])
     finally:
@@ -266,5 +266,6 @@ def llama_cpp_rpc(bench: Bench, cold: bool, lengths: list[int]) -> dict:
 
 
 SYSTEMS = {"prima": prima, "prima-by-itself": prima_by_itself, "prima-alone": prima_alone, "llama.cpp": llama_cpp, "llama.cpp-rpc": llama_cpp_rpc}
-# They read the whole model for a token where it does not fit, or send it over the network first.
-SLOW = ("llama.cpp", "llama.cpp-rpc")
+RIVALS = ("llama.cpp", "llama.cpp-rpc")
+# They read the whole model for a token where it does not fit.
+SLOW = ("llama.cpp",)
