@@ -31,6 +31,8 @@ from scenario import Scenario
 from systems import SLOW, SYSTEMS, Bench, Plan, even_plan
 
 REFERENCE_PROMPT = 128
+# More than most scenarios ask for, so that one answer serves them all.
+REFERENCE_TOKENS = 32
 LONG_PROMPT = 128
 
 
@@ -100,28 +102,27 @@ def _run_alone(home: Household, prima: pathlib.Path, model: pathlib.Path, contex
     return json.loads(report.read_text(encoding="utf-8"))
 
 
-def measure_reference(options: Options, model: pathlib.Path, scenario: Scenario, planned: dict,
-                      ) -> tuple[Reference | None, dict[int, str]]:
-    """The model in memory, where there is enough, and the texts of the prompts."""
+def measure_reference(options: Options, model: pathlib.Path, prompt: int, tokens: int, planned: dict,
+                      ) -> tuple[Reference | None, float]:
+    """The model in memory, where there is enough, and how many tokens a prompt's words have."""
     if available_memory() < 1.15 * model.stat().st_size:
-        return None, {length: prompt_text(length) for length in scenario.prompts}
-    length = min(REFERENCE_PROMPT, scenario.context // 2)
+        return None, 1.0
+    context = 2 * max(REFERENCE_PROMPT, prompt) + tokens
     with Household(lone_device(), options.name, options.parent, options.relay) as home, undisturbed(options):
-        longer = _run_alone(home, options.prima, model, scenario.context, prompt_text(length), scenario.tokens)
-        tokens_per_word = (longer["prompt_tokens"] - 1) / (length - 1)
-        prompts = {asked: prompt_text(asked, tokens_per_word) for asked in scenario.prompts}
-        answer = _run_alone(home, options.prima, model, scenario.context, prompts[scenario.prompts[0]],
-                            scenario.tokens)
+        longer = _run_alone(home, options.prima, model, context, prompt_text(REFERENCE_PROMPT), tokens)
+        tokens_per_word = (longer["prompt_tokens"] - 1) / (REFERENCE_PROMPT - 1)
+        answer = _run_alone(home, options.prima, model, context, prompt_text(prompt, tokens_per_word), tokens)
     say(f"in memory: TPOT {answer['tpot_ms']:.0f} ms")
     return Reference(tpot_ms=min(longer["tpot_ms"], answer["tpot_ms"]),
                      prefill_tokens_per_second=longer["prefill_tokens_per_second"],
-                     weight_bytes=planning.weight_bytes(planned), tokens=tuple(answer["tokens"])), prompts
+                     weight_bytes=planning.weight_bytes(planned), tokens=tuple(answer["tokens"])), tokens_per_word
 
 
 class Measurement:
-    def __init__(self, scenario: Scenario, model: pathlib.Path, options: Options):
+    def __init__(self, scenario: Scenario, models: Models, options: Options):
         self.scenario = scenario
-        self.model = model
+        self.models = models
+        self.model = models.path(scenario.model)
         self.options = options
         self.commands: list[str] = []
 
@@ -144,14 +145,24 @@ class Measurement:
         return Bench(home=home, scenario=scenario, prima=self.options.prima, llama_cpp=self.options.llama_cpp,
                      prompts=self.prompts, plan=plan, n_layer=self.planned["n_layer"], commands=self.commands)
 
+    def place_model(self, home: Household, scenario: Scenario) -> None:
+        n_devices = len(scenario.cluster.devices)
+        copies = None
+        if scenario.copies == "own":
+            copies = self.models.copies(self.model, n_devices)
+            if not copies:
+                home.not_emulated.append("a copy of the model for each device: the disk is too small")
+        home.place_model(copies or [self.model])
+
     def run(self) -> dict:
         begin = time.monotonic()
         scenario = self.scenario
         unrated = self.plan_for(scenario, None)
-        key = (self.model, scenario.context, scenario.prompts, scenario.tokens)
+        key = (self.model, scenario.prompts[0], max(scenario.tokens, REFERENCE_TOKENS))
         if key not in self.options.references:
-            self.options.references[key] = measure_reference(self.options, self.model, scenario, unrated)
-        self.reference, self.prompts = self.options.references[key]
+            self.options.references[key] = measure_reference(self.options, *key, unrated)
+        self.reference, tokens_per_word = self.options.references[key]
+        self.prompts = {length: prompt_text(length, tokens_per_word) for length in scenario.prompts}
         self.planned = self.plan_for(scenario, self.reference)
         plan = self.ring_of(self.planned)
         result = {
@@ -170,7 +181,7 @@ class Measurement:
                      "timeline": {device["name"]: device["timeline"] for device in self.planned["devices"]}},
         }
         with self.household(scenario) as home:
-            home.place_model(self.model, scenario.copies == "own")
+            self.place_model(home, scenario)
             bench = self.bench(home, scenario, plan)
             result["runs"] = self._in_turns(bench, scenario.systems)
             result["limit_tpot_ms"] = self._limit(scenario, result["runs"])
@@ -216,7 +227,7 @@ class Measurement:
         for _ in range(self.options.attempts):
             with undisturbed(self.options), Observation(bench.home) as seen:
                 try:
-                    figures = SYSTEMS[system](bench, cold, self._lengths(repetition))
+                    figures = SYSTEMS[system](bench, cold, self._lengths(system, repetition))
                 except LabError as error:
                     figures = {"failed": str(error)}
             run = {"system": system, "repetition": repetition, "cold": cold, "seconds": seen.seconds,
@@ -230,9 +241,11 @@ class Measurement:
             run["thrown_out"] = True
         return runs
 
-    def _lengths(self, repetition: int) -> list[int]:
-        """Of the prompts; long ones, which take minutes, are measured once."""
-        return [length for length in self.scenario.prompts if length <= LONG_PROMPT or repetition == 0]
+    def _lengths(self, system: str, repetition: int) -> list[int]:
+        """Of the prompts; long ones, which take minutes, are measured once, and not of the best device alone,
+        which the plan may be anyway."""
+        long_too = repetition == 0 and system != "prima-alone"
+        return [length for length in self.scenario.prompts if length <= LONG_PROMPT or long_too]
 
     @staticmethod
     def _say(run: dict) -> None:
@@ -272,7 +285,7 @@ class Measurement:
             sized = planning.with_memory(scenario, memory)
             planned = self.plan_for(sized, self.reference)
             with self.household(sized) as home:
-                home.place_model(self.model, scenario.copies == "own")
+                self.place_model(home, sized)
                 bench = self.bench(home, sized, self.ring_of(planned))
                 runs = [run for system in scenario.systems for run in self.observe(bench, system, cold=True)]
             found.append({"memory_bytes": memory, "predicted_tpot_ms": 1000 * planned["predicted"]["tpot_seconds"],
@@ -281,4 +294,4 @@ class Measurement:
 
 
 def measure(scenario: Scenario, models: Models, options: Options) -> dict:
-    return Measurement(scenario, models.path(scenario.model), options).run()
+    return Measurement(scenario, models, options).run()

@@ -169,22 +169,17 @@ class Household:
         if device.gpus:
             note("GPUs")
 
-    def place_model(self, path: pathlib.Path, own: bool) -> None:
-        """Gives each device the model: a copy of its own, or the one file, whose page cache they then
-        share. Copies need the space."""
-        copies = len(self.cluster.devices) if own else 0
-        if copies * path.stat().st_size + SPARE_DISK_BYTES > shutil.disk_usage(self.folder).free:
-            if own:
-                self.not_emulated.append("a copy of the model for each device: the disk is too small")
-            copies = 0
-        if not copies and disk_of(path) != self.disk:
-            self.not_emulated.append(f"disk speed: {path} is on another disk than {self.folder}")
-        for device in self.cluster.devices:
-            self.models[device.name] = path
-            if copies:
-                copy = self.folder / device.name / "model.gguf"
-                subprocess.run(["cp", str(path), str(copy)], check=True)
-                self.models[device.name] = copy
+    def place_model(self, paths: list[pathlib.Path]) -> None:
+        """Gives each device the model: a file of its own, or all the one file, whose page cache they then
+        share."""
+        if disk_of(paths[0]) != self.disk:
+            self.not_emulated.append(f"disk speed: {paths[0]} is on another disk than {self.folder}")
+        for number, device in enumerate(self.cluster.devices):
+            self.models[device.name] = paths[0]
+            if len(paths) > 1:
+                own = self.folder / device.name / "model.gguf"
+                own.hardlink_to(paths[number])
+                self.models[device.name] = own
         self.drop_caches()
 
     def model(self, device: str) -> str:

@@ -1,5 +1,5 @@
-"""The models that scenarios are measured with: made by `prima model synth` for as long as a `with` block,
-or files that are there already.
+"""The models that scenarios are measured with, made by `prima model synth` or files that are there already,
+and copies of them for devices; what is made stays for as long as a `with` block.
 
 Not thread-safe.
 """
@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 
-from household import HERE, LabError
+from household import HERE, SPARE_DISK_BYTES, LabError
 from scenario import MODELS, TINYLLAMA
 
 
@@ -57,3 +57,17 @@ class Models:
             if done.returncode != 0:
                 raise LabError(f"prima model synth: {done.stderr.strip()[-500:]}")
         return path
+
+    def copies(self, path: pathlib.Path, count: int) -> list[pathlib.Path] | None:
+        """So many files of one content, for all scenarios; None where the disk is too small."""
+        copies = [self.folder / f"{path.stem}-{number}.gguf" for number in range(1, count + 1)]
+        missing = [copy for copy in copies if not copy.exists()]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if len(missing) * path.stat().st_size + SPARE_DISK_BYTES > shutil.disk_usage(self.folder).free:
+            return None
+        for copy in missing:
+            # Under another name until it is whole.
+            part = copy.with_suffix(".part")
+            subprocess.run(["cp", str(path), str(part)], check=True)
+            part.rename(copy)
+        return copies
