@@ -14,6 +14,7 @@
 #include "plan/evaluation.h"
 #include "plan/halda.h"
 #include "plan/random_cluster.h"
+#include "plan/simulator.h"
 
 namespace prima::plan {
 namespace {
@@ -226,6 +227,44 @@ TEST(Relaxed, IsNeverAboveWhatIsSimulated) {
     }).enumerate();
   }
   EXPECT_GT(compared, 10'000u);
+}
+
+TEST(CriticalPath, IsNeverAboveWhatIsSimulated) {
+  std::uint64_t compared = 0;
+  std::uint64_t close = 0;
+  for (std::uint64_t seed = 0; seed < 400; ++seed) {
+    const RandomCase random = random_case(seed + 3'000'000);
+    const auto problem = make_problem(random.cluster, random.shape, random.request);
+    ASSERT_TRUE(problem);
+    const Evaluation evaluation(*problem);
+    std::uint64_t index = 0;
+    Structures(*problem, [&](const Decision& decision) {
+      if (index++ % 61 != 0) return;
+      const Sized sized = evaluation.size(decision, 1);
+      if (sized.excess_bytes > 0) return;
+      const auto layout = lay_out(*problem, sized.decision);
+      if (!layout) return;
+      const auto compare = [&](double least, double simulated) {
+        ASSERT_LE(least, simulated * (1 + 1e-6)) << "case " << seed;
+        ++compared;
+        close += least > 0.97 * simulated;
+      };
+      const auto ring = [&](const StepCosts& costs) {
+        return simulated_ring(*problem, sized.decision, *layout, costs);
+      };
+      for (const StepCosts& costs : problem->prefill) {
+        compare(least_prompt(ring(costs)), simulate_prompt(ring(costs)));
+      }
+      compare(least_period(ring(problem->decode)), simulate_period(ring(problem->decode)));
+      for (const StepCosts& costs : problem->batch) {
+        compare(least_period(ring(costs)), simulate_period(ring(costs)));
+      }
+    }).enumerate();
+  }
+  std::printf("%llu compared, %llu of them within 3 %%\n",
+              static_cast<unsigned long long>(compared), static_cast<unsigned long long>(close));
+  EXPECT_GT(compared, 10'000u);
+  EXPECT_GT(close, compared / 2);
 }
 
 TEST(Halda, HonoursEveryBudget) {

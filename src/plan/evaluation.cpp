@@ -86,11 +86,15 @@ double Evaluation::relaxed_objective(const Decision& decision, const std::vector
   for (std::size_t kind = 1; kind < kinds_.size(); ++kind) {
     const StepCosts& costs = *kinds_[kind];
     double path = 0;
-    double busiest = 0;
+    double busiest = 0;  // of one step
     double disk = 0;
     for (std::size_t i = 0; i < loads.size(); ++i) {
-      path += loads[i].compute_seconds[kind];
-      busiest = std::max(busiest, costs.steps * loads[i].compute_seconds[kind]);
+      const double seconds = loads[i].compute_seconds[kind];
+      path += seconds;
+      // A prompt has one output, whatever its steps.
+      const bool once = i == 0 && objective != Objective::throughput;
+      busiest =
+          std::max(busiest, seconds - (once ? output_seconds(costs, decision.ring.front()) : 0));
       const Capacity& capacity = capacities_[decision.ring[i].device];
       if (capacity.disk_bytes_per_second <= 0) continue;
       const double read = objective == Objective::throughput
@@ -100,14 +104,41 @@ double Evaluation::relaxed_objective(const Decision& decision, const std::vector
     }
     path += hops_seconds(decision, costs);
     if (objective == Objective::throughput) {
-      const double period = std::max({path, busiest, disk});
+      const double period = std::max({path, busiest * costs.steps, disk});
       best = std::min(best, period / problem_.request.sequences);
+    } else if (decision.rounds == 1) {  // the others wait behind the first at the busiest
+      best = std::min(best, std::max(path + busiest * (costs.steps - 1), disk));
     } else {
-      best = std::min(best, std::max({path, busiest, disk}));
+      best = std::min(best, std::max({path, busiest * costs.steps, disk}));
     }
   }
   if (objective == Objective::answer) best += problem_.request.answer_tokens * period_seconds;
   return best;
+}
+
+// At most, of a step that has one.
+double Evaluation::output_seconds(const StepCosts& costs, const Share& head) const {
+  if (problem_.classes.back().dense == 0) return 0;
+  const StepCosts::Device& device = costs.devices[head.device];
+  if (head.output_gpu < 0) return device.processor(Weights::budgeted).seconds.back();
+  return device.gpu_seconds[head.output_gpu].back() + device.gpu_copy_seconds[head.output_gpu];
+}
+
+double Evaluation::relaxed_seconds(const Decision& decision) const {
+  const auto windows = windows_of(problem_, decision);
+  std::vector<Load> loads;
+  double path = hops_seconds(decision, problem_.decode);
+  double busiest_disk = 0;
+  for (std::size_t i = 0; i < decision.ring.size(); ++i) {
+    const Load& load = loads.emplace_back(load_of(problem_, decision, i, windows[i]));
+    const Capacity& capacity = capacities_[decision.ring[i].device];
+    const auto slots = static_cast<double>(decision.ring[i].slot_bytes);
+    path += turn_seconds_with(load, capacity, decision.rounds, slots);
+    if (slots == 0) continue;
+    busiest_disk =
+        std::max(busiest_disk, read_bytes(load, capacity, slots) / capacity.disk_bytes_per_second);
+  }
+  return relaxed_objective(decision, loads, std::max(path, busiest_disk));
 }
 
 double Evaluation::hops_seconds(const Decision& decision, const StepCosts& costs) const {
@@ -120,94 +151,75 @@ double Evaluation::hops_seconds(const Decision& decision, const StepCosts& costs
   return sum * decision.rounds;
 }
 
-// What a prompt takes at least: every step passes every device, every device computes every step,
-// and a disk reads a window's pieces once or, where the slots can't hold them, once for each step.
-double Evaluation::least_prompt(const SimulatedRing& ring) const {
-  double path = 0;
-  double busiest = 0;
-  for (const SimulatedDevice& device : ring.devices) {
-    double compute = 0;
-    double read = 0;
-    for (const auto& visit : device.visits) {
-      double bytes = 0;
-      for (const SimulatedItem& item : visit) {
-        compute += item.compute_seconds;
-        bytes += static_cast<double>(item.read_bytes);
-      }
-      const bool holds = bytes <= static_cast<double>(device.slot_bytes);
-      read += holds ? bytes : bytes * ring.steps;
-    }
-    path += compute;
-    busiest = std::max(busiest, compute * ring.steps);
-    // The output layer is computed once, for the last step.
-    if (&device == &ring.devices.front() && ring.steps > 1) {
-      for (const SimulatedItem& item : device.visits.back()) {
-        busiest -= item.compute_seconds * (ring.steps - 1);
-        read -= static_cast<double>(item.read_bytes) * (ring.steps - 1);
-      }
-      busiest = std::max(busiest, 0.0);
-    }
-    const double exposed = read - static_cast<double>(device.slot_bytes);
-    if (exposed > 0) busiest = std::max(busiest, exposed / device.disk_bytes_per_second);
+std::vector<Evaluation::Cut> Evaluation::cuts(const Decision& decision, const Layout& layout,
+                                              const std::vector<StepCosts>& kinds,
+                                              double (*least_seconds)(const SimulatedRing&)) const {
+  std::vector<Cut> cuts;
+  for (const StepCosts& costs : kinds) {
+    if (costs.steps > 1 && decision.ring.size() == 1) break;  // nothing to overlap
+    SimulatedRing ring = simulated_ring(problem_, decision, layout, costs);
+    const double least = least_seconds(ring);
+    cuts.push_back({std::move(ring), least});
   }
-  return std::max(path, busiest);
+  std::stable_sort(cuts.begin(), cuts.end(),
+                   [](const Cut& a, const Cut& b) { return a.least_seconds < b.least_seconds; });
+  return cuts;
 }
 
-double Evaluation::best_prompt(const Decision& decision, const Layout& layout, double target,
-                               std::uint32_t* steps) const {
-  double best = kInfinity;
-  for (const StepCosts& costs : problem_.prefill) {
-    if (costs.steps > 1 && decision.ring.size() == 1) break;  // nothing to overlap
-    const SimulatedRing ring = simulated_ring(problem_, decision, layout, costs);
-    const double least = least_prompt(ring);
-    const double seconds = least >= std::min(best, target) ? least : simulate_prompt(ring);
-    if (seconds < best) {
-      best = seconds;
-      if (steps != nullptr) *steps = costs.steps;
-    }
+Evaluation::Best Evaluation::best_prompt(const std::vector<Cut>& cuts, double target) const {
+  Best best;
+  for (const Cut& cut : cuts) {
+    const bool may_be_best = cut.least_seconds < std::min(best.seconds, target);
+    const double seconds = may_be_best ? simulate_prompt(cut.ring) : cut.least_seconds;
+    if (seconds < best.seconds) best = {seconds, cut.ring.steps};
   }
   return best;
 }
 
-double Evaluation::best_batch(const Decision& decision, const Layout& layout, double target,
-                              std::uint32_t* steps) const {
-  double best = kInfinity;
+Evaluation::Best Evaluation::best_batch(const std::vector<Cut>& cuts, double target) const {
+  Best best;
   const double sequences = problem_.request.sequences;
-  for (const StepCosts& costs : problem_.batch) {
-    if (costs.steps > 1 && decision.ring.size() == 1) break;
-    const SimulatedRing ring = simulated_ring(problem_, decision, layout, costs);
-    const double least = least_period(ring) / sequences;
-    const double seconds =
-        least >= std::min(best, target) ? least : simulate_period(ring) / sequences;
-    if (seconds < best) {
-      best = seconds;
-      if (steps != nullptr) *steps = costs.steps;
-    }
+  for (const Cut& cut : cuts) {
+    const double least = cut.least_seconds / sequences;
+    const bool may_be_best = least < std::min(best.seconds, target);
+    const double seconds = may_be_best ? simulate_period(cut.ring) / sequences : least;
+    if (seconds < best.seconds) best = {seconds, cut.ring.steps};
   }
   return best;
 }
 
 double Evaluation::simulate_new(const Decision& decision, const Layout& layout,
                                 double target) const {
-  const auto tpot = [&] {
-    return simulate_period(simulated_ring(problem_, decision, layout, problem_.decode));
-  };
+  const auto token = [&] { return simulated_ring(problem_, decision, layout, problem_.decode); };
+  const auto prompts = [&] { return cuts(decision, layout, problem_.prefill, least_prompt); };
   switch (problem_.request.objective) {
-    case Objective::tpot: return tpot();
-    case Objective::ttft: return best_prompt(decision, layout, target, nullptr);
-    case Objective::throughput: return best_batch(decision, layout, target, nullptr);
-    case Objective::answer: {
-      const double answer = problem_.request.answer_tokens * tpot();
-      if (answer >= target) return answer;
-      return answer + best_prompt(decision, layout, target - answer, nullptr);
-    }
+    case Objective::tpot: return simulate_period(token());
+    case Objective::ttft: return best_prompt(prompts(), target).seconds;
+    case Objective::throughput:
+      return best_batch(cuts(decision, layout, problem_.batch, least_period), target).seconds;
+    case Objective::answer: return simulate_answer(token(), prompts(), target);
   }
   return kInfinity;
+}
+
+double Evaluation::simulate_answer(const SimulatedRing& token, const std::vector<Cut>& prompts,
+                                   double target) const {
+  const double tokens = problem_.request.answer_tokens;
+  const double least_ttft = prompts.front().least_seconds;
+  const double least = least_ttft + tokens * least_period(token);
+  if (least >= target) return least;
+  const double answer = tokens * simulate_period(token);
+  if (answer + least_ttft >= target) return answer + least_ttft;
+  return answer + best_prompt(prompts, target - answer).seconds;
 }
 
 double Evaluation::simulate(const Decision& decision, double target) {
   Seen& seen = seen_.try_emplace(decision).first->second;
   if (seen.exact || seen.seconds >= target) return seen.seconds;
+  if (std::isfinite(target)) {
+    seen.seconds = relaxed_seconds(decision);
+    if (seen.seconds >= target) return seen.seconds;
+  }
   seen.seconds = kInfinity;
   seen.exact = true;
   if (const auto layout = lay_out(problem_, decision)) {
@@ -224,8 +236,13 @@ Prediction Evaluation::predict(const Decision& decision, const Layout& layout) c
   Prediction prediction;
   prediction.tpot_seconds =
       simulate_period(simulated_ring(problem_, decision, layout, problem_.decode));
-  prediction.ttft_seconds = best_prompt(decision, layout, kInfinity, &prediction.prefill_steps);
-  prediction.seconds_per_token = best_batch(decision, layout, kInfinity, &prediction.decode_steps);
+  const Best prompt =
+      best_prompt(cuts(decision, layout, problem_.prefill, least_prompt), kInfinity);
+  prediction.ttft_seconds = prompt.seconds;
+  prediction.prefill_steps = prompt.steps;
+  const Best batch = best_batch(cuts(decision, layout, problem_.batch, least_period), kInfinity);
+  prediction.seconds_per_token = batch.seconds;
+  prediction.decode_steps = batch.steps;
   return prediction;
 }
 

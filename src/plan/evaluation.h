@@ -59,14 +59,28 @@ class Evaluation {
 
   double relaxed_objective(const Decision& decision, const std::vector<Load>& loads,
                            double period_seconds) const;
-  // The best way to cut the prompt, or the sequences, into steps; those that can't be below
-  // `target` are not simulated.
-  double best_prompt(const Decision& decision, const Layout& layout, double target,
-                     std::uint32_t* steps) const;
-  double best_batch(const Decision& decision, const Layout& layout, double target,
-                    std::uint32_t* steps) const;
-  double least_prompt(const SimulatedRing& ring) const;
+  // By the relaxed model with the decision's slots, whether they fit or not.
+  double relaxed_seconds(const Decision& decision) const;
+  // A way to cut the prompt, or the sequences, into steps, and what it takes at least.
+  struct Cut {
+    SimulatedRing ring;
+    double least_seconds = 0;
+  };
+  struct Best {
+    double seconds = std::numeric_limits<double>::infinity();
+    std::uint32_t steps = 1;
+  };
+  // The most promising first.
+  std::vector<Cut> cuts(const Decision& decision, const Layout& layout,
+                        const std::vector<StepCosts>& kinds,
+                        double (*least_seconds)(const SimulatedRing&)) const;
+  // Those that can't be below `target` are not simulated.
+  Best best_prompt(const std::vector<Cut>& cuts, double target) const;
+  Best best_batch(const std::vector<Cut>& cuts, double target) const;
   double simulate_new(const Decision& decision, const Layout& layout, double target) const;
+  double simulate_answer(const SimulatedRing& token, const std::vector<Cut>& prompts,
+                         double target) const;
+  double output_seconds(const StepCosts& costs, const Share& head) const;
   double hops_seconds(const Decision& decision, const StepCosts& costs) const;
 
   const Problem& problem_;

@@ -1,7 +1,6 @@
 #include "plan/gpu_fill.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
 #include "plan/load.h"
@@ -17,11 +16,14 @@ class Filler {
         position_(position),
         share_(decision.ring[position]),
         capacity_(capacity_of(problem, share_.device)),
-        n_kinds_(problem.kinds().size()) {
-    for (std::size_t c = 0; c < problem.output_class(); ++c) {
-      const ClassBytes& layer = problem.classes[c];
-      largest_layer_bytes_ =
-          std::max(largest_layer_bytes_, static_cast<double>(layer.weights() + layer.kv));
+        n_kinds_(problem.kinds().size()),
+        windows_(windows_at(problem, decision, position)) {
+    bytes_before_.reserve(problem.n_layers() + 1);
+    bytes_before_.push_back(0);
+    for (const std::uint16_t c : problem.shape.layers) {
+      const Bytes layer = problem.classes[c].weights() + problem.classes[c].kv;
+      largest_layer_bytes_ = std::max(largest_layer_bytes_, layer);
+      bytes_before_.push_back(bytes_before_.back() + layer);
     }
   }
 
@@ -119,24 +121,42 @@ class Filler {
     std::uint32_t& layers = share_.gpu_layers[room.gpu];
     const std::uint32_t before = layers;
     while (true) {
-      const double excess = load().vram_excess_bytes;
-      if (excess <= 0) return;
+      const Bytes excess = vram_excess_bytes();
+      if (excess == 0) return;
       if (layers == 0) break;
-      const double leave = std::max(1.0, std::floor(excess / largest_layer_bytes_));
-      layers -= static_cast<std::uint32_t>(std::min<double>(layers, leave));
+      const Bytes leave = std::max<Bytes>(1, excess / largest_layer_bytes_);
+      layers -= static_cast<std::uint32_t>(std::min<Bytes>(layers, leave));
     }
     layers = before;
     share_.room = {};
   }
 
-  Load load() const {
-    return load_of(problem_, decision_, position_, windows_at(problem_, decision_, position_));
+  // By how much what the GPUs are given is above their memory: load_of()'s, without the rest of it.
+  Bytes vram_excess_bytes() {
+    deal_gpu_layers(share_, windows_);
+    Bytes excess = 0;
+    for (std::size_t gpu = 0; gpu < share_.gpu_layers.size(); ++gpu) {
+      Bytes bytes = 0;
+      for (const Window& window : windows_) {
+        std::uint32_t first = window.first_layer;
+        for (std::size_t before = 0; before < gpu; ++before) first += window.gpu_layers[before];
+        bytes += bytes_before_[first + window.gpu_layers[gpu]] - bytes_before_[first];
+      }
+      const bool has_output = share_.output_gpu == static_cast<int>(gpu) && position_ == 0;
+      if (has_output) bytes += problem_.classes.back().weights();
+      const bool has_room = share_.room.gpu == static_cast<int>(gpu);
+      if (has_room) bytes += problem_.bytes_of(share_.room);
+      const Bytes budget = problem_.vram_budget[share_.device][gpu];
+      excess += bytes > budget ? bytes - budget : 0;
+    }
+    return excess;
   }
 
   Quality quality_with(const std::vector<std::uint32_t>& layers, int output) {
     share_.gpu_layers = layers;
     share_.output_gpu = output;
-    const Load mine = load();
+    deal_gpu_layers(share_, windows_);
+    const Load mine = load_of(problem_, decision_, position_, windows_);
     Quality quality;
     quality.excess = excess_bytes(mine, capacity_);
     const double over = mine.weight_bytes() + mine.fixed_bytes - capacity_.budget_bytes;
@@ -159,7 +179,7 @@ class Filler {
 
   void fill_in_order(const std::vector<std::size_t>& order) {
     std::fill(share_.gpu_layers.begin(), share_.gpu_layers.end(), 0);
-    if (load().vram_excess_bytes > 0) return;  // the output layer alone is too large
+    if (vram_excess_bytes() > 0) return;  // the output layer alone is too large
     std::uint32_t left = share_.n_layers;
     for (const std::size_t gpu : order) {
       // The most that fit, by halving; then one by one, since it is not quite monotone.
@@ -167,7 +187,7 @@ class Filler {
       std::uint32_t fails = left + 1;
       const auto try_layers = [&](std::uint32_t layers) {
         share_.gpu_layers[gpu] = layers;
-        return load().vram_excess_bytes <= 0;
+        return vram_excess_bytes() == 0;
       };
       while (fails - fits > 1) {
         const std::uint32_t middle = fits + (fails - fits) / 2;
@@ -187,7 +207,9 @@ class Filler {
   Share& share_;
   Capacity capacity_;
   std::size_t n_kinds_;
-  double largest_layer_bytes_ = 1;
+  std::vector<Window> windows_;
+  std::vector<Bytes> bytes_before_;  // of weights and KV cache, by layer
+  Bytes largest_layer_bytes_ = 1;
 };
 
 }  // namespace

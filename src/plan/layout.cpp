@@ -293,6 +293,20 @@ class DeviceBuilder {
   bool resident_open_ = false;  // the last segment takes more resident pieces of this layer
 };
 
+// In order of layers; GPU layers not dealt yet.
+template <typename Visit>
+void for_each_window(const Problem& problem, const Decision& decision, const Visit& visit) {
+  Window window;
+  for (std::uint32_t round = 0; round < decision.rounds; ++round) {
+    for (std::size_t i = 0; i < decision.ring.size(); ++i) {
+      window.n_layers = dealt(decision.ring[i].n_layers, round, decision.rounds);
+      visit(i, round, window);
+      window.first_layer += window.n_layers;
+    }
+  }
+  assert(window.first_layer == problem.n_layers());
+}
+
 }  // namespace
 
 Weights weights_of(const Problem& problem, std::size_t device, const DeviceLayout& layout) {
@@ -300,31 +314,28 @@ Weights weights_of(const Problem& problem, std::size_t device, const DeviceLayou
   return problem.weights_of(device, layout.slot_bytes > 0, held);
 }
 
+void deal_gpu_layers(const Share& share, std::vector<Window>& windows) {
+  GpuDealer dealer(share);
+  for (Window& window : windows) window.gpu_layers = dealer.deal(window.n_layers);
+}
+
 std::vector<Window> windows_at(const Problem& problem, const Decision& decision,
                                std::size_t position) {
   std::vector<Window> windows(decision.rounds);
-  GpuDealer dealer(decision.ring[position]);
-  std::uint32_t next_layer = 0;
-  for (std::uint32_t round = 0; round < decision.rounds; ++round) {
-    for (std::size_t i = 0; i < decision.ring.size(); ++i) {
-      const std::uint32_t layers = dealt(decision.ring[i].n_layers, round, decision.rounds);
-      if (i == position) {
-        windows[round].first_layer = next_layer;
-        windows[round].n_layers = layers;
-        windows[round].gpu_layers = dealer.deal(layers);
-      }
-      next_layer += layers;
-    }
-  }
-  assert(next_layer == problem.n_layers());
+  for_each_window(problem, decision, [&](std::size_t i, std::uint32_t round, const Window& window) {
+    if (i == position) windows[round] = window;
+  });
+  deal_gpu_layers(decision.ring[position], windows);
   return windows;
 }
 
 std::vector<std::vector<Window>> windows_of(const Problem& problem, const Decision& decision) {
-  std::vector<std::vector<Window>> windows;
-  for (std::size_t i = 0; i < decision.ring.size(); ++i) {
-    windows.push_back(windows_at(problem, decision, i));
-  }
+  std::vector<std::vector<Window>> windows(decision.ring.size(),
+                                           std::vector<Window>(decision.rounds));
+  for_each_window(problem, decision, [&](std::size_t i, std::uint32_t round, const Window& window) {
+    windows[i][round] = window;
+  });
+  for (std::size_t i = 0; i < windows.size(); ++i) deal_gpu_layers(decision.ring[i], windows[i]);
   return windows;
 }
 

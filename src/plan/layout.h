@@ -89,4 +89,7 @@ std::vector<std::vector<Window>> windows_of(const Problem& problem, const Decisi
 std::vector<Window> windows_at(const Problem& problem, const Decision& decision,
                                std::size_t position);
 
+// Rule 1 again, within one device's windows.
+void deal_gpu_layers(const Share& share, std::vector<Window>& windows);
+
 }  // namespace prima::plan

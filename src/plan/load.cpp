@@ -153,14 +153,20 @@ double most_slots(const Load& load, const Capacity& capacity, double period_seco
 
 double turn_seconds(const Load& load, const Capacity& capacity, double rounds,
                     double period_seconds) {
-  const double compute = load.compute_seconds[0];
   if (load.vram_excess_bytes > 0) return kInfinity;
-  if (overflow_bytes(load, capacity) <= 0) return compute;
+  if (overflow_bytes(load, capacity) <= 0) return load.compute_seconds[0];
   if (capacity.disk_bytes_per_second <= 0) return kInfinity;
   const double slots = most_slots(load, capacity, period_seconds);
   if (slots < capacity.min_slot_bytes) return kInfinity;
+  return turn_seconds_with(load, capacity, rounds, slots);
+}
+
+double turn_seconds_with(const Load& load, const Capacity& capacity, double rounds,
+                         double slot_bytes) {
+  const double compute = load.compute_seconds[0];
+  if (overflow_bytes(load, capacity) <= 0) return compute;
   const double windows = std::min(rounds, load.cpu_layers);
-  const double exposed = read_bytes(load, capacity, slots) - windows * slots;
+  const double exposed = read_bytes(load, capacity, slot_bytes) - windows * slot_bytes;
   return std::max(compute, exposed / capacity.disk_bytes_per_second);
 }
 

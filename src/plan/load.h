@@ -65,6 +65,10 @@ double most_slots(const Load& load, const Capacity& capacity, double period_seco
 double turn_seconds(const Load& load, const Capacity& capacity, double rounds,
                     double period_seconds);
 
+// The same with slots of `slot_bytes`, of a token whose period nothing else bounds.
+double turn_seconds_with(const Load& load, const Capacity& capacity, double rounds,
+                         double slot_bytes);
+
 // The fewest slots with which turns are no longer than turn_seconds says; 0 where nothing is
 // streamed.
 double wanted_slots(const Load& load, const Capacity& capacity, double rounds,

@@ -1,5 +1,5 @@
 // From a laid-out plan to what the simulator takes: simulated_ring() of simulator.h.
-#include <cmath>
+#include <vector>
 
 #include "plan/simulator.h"
 
@@ -9,7 +9,13 @@ namespace {
 // Items of one device, those resident and next to each other joined.
 class ItemList {
  public:
-  explicit ItemList(std::vector<std::vector<SimulatedItem>>& visits) : visits_(visits) {}
+  ItemList(const std::vector<Segment>& segments, std::vector<std::vector<SimulatedItem>>& visits)
+      : visits_(visits) {
+    std::vector<std::size_t> n_segments(visits.size(), 0);
+    for (const Segment& segment : segments) ++n_segments[segment.visit];
+    // A run of layers may have an item of its own.
+    for (std::size_t i = 0; i < visits.size(); ++i) visits[i].reserve(n_segments[i] + 1);
+  }
 
   void add(std::uint32_t visit, double seconds, Bytes read_bytes) {
     auto& items = visits_[visit];
@@ -51,7 +57,7 @@ SimulatedDevice simulated_device(const Problem& problem, const Share& share,
     seconds_per_byte.push_back(read > 0 ? processor.seconds[c] / read : 0);
   }
 
-  ItemList items(simulated.visits);
+  ItemList items(layout.segments, simulated.visits);
   const Segment* before = nullptr;
   for (const Segment& segment : layout.segments) {
     const std::uint16_t c = segment.layer_class;
@@ -70,7 +76,7 @@ SimulatedDevice simulated_device(const Problem& problem, const Share& share,
       }
       const double read = segment.dense_bytes + segment.expert_bytes * expert_ratio(c);
       items.add(segment.visit, read * seconds_per_byte[c],
-                segment.streamed ? static_cast<Bytes>(std::llround(read)) : 0);
+                segment.streamed ? static_cast<Bytes>(read + 0.5) : 0);
     }
     before = &segment;
   }

@@ -39,11 +39,12 @@ class Simulation {
  public:
   Simulation(const SimulatedRing& ring, bool is_prompt)
       : ring_(ring), n_(static_cast<std::uint32_t>(ring.devices.size())), is_prompt_(is_prompt) {
+    states_.reserve(n_);
     for (const SimulatedDevice& device : ring.devices) {
       states_.emplace_back(device, ring.steps, is_prompt);
       in_waves_ = in_waves_ || states_.back().streams();
     }
-    busiest_ = is_prompt ? 0 : least_period(ring);
+    busiest_ = is_prompt ? 0 : busiest_seconds(ring);
     busy_.assign(n_, false);
     expected_.assign(n_, 0);
     waiting_.resize(n_);
@@ -182,7 +183,9 @@ class Simulation {
     busy_[position] = true;
     DeviceTrace* trace = traces_ != nullptr ? &(*traces_)[position] : nullptr;
     const std::uint32_t visit = places_[step].visit;
-    push(states_[position].run(visit, step, now, trace), step, true);
+    // Of a prompt, the last step alone has an output: the first to need its weights.
+    const bool is_only_step = is_prompt_ && visit == ring_.rounds;
+    push(states_[position].run(visit, is_only_step ? 0 : step, now, trace), step, true);
   }
 
   // Waves: all steps of one visit, then the next visit's. A prompt has one output only.
@@ -281,25 +284,6 @@ class Simulation {
 
 double simulate_period(const SimulatedRing& ring, std::vector<DeviceTrace>* traces) {
   return Simulation(ring, false).period(traces);
-}
-
-double least_period(const SimulatedRing& ring) {
-  double busiest = 0;
-  for (const SimulatedDevice& device : ring.devices) {
-    double compute = 0;
-    double read = 0;
-    for (const auto& visit : device.visits) {
-      Bytes bytes = 0;
-      for (const SimulatedItem& item : visit) {
-        compute += item.compute_seconds * ring.steps;
-        bytes += item.read_bytes;
-      }
-      read += static_cast<double>(bytes) * (bytes <= device.slot_bytes ? 1 : ring.steps);
-    }
-    busiest = std::max(busiest, compute);
-    if (read > 0) busiest = std::max(busiest, read / device.disk_bytes_per_second);
-  }
-  return busiest;
 }
 
 double simulate_prompt(const SimulatedRing& ring) { return Simulation(ring, true).prompt(); }

@@ -56,11 +56,16 @@ struct DeviceTrace {
 // at least two pieces fit each device's slots.
 double simulate_period(const SimulatedRing& ring, std::vector<DeviceTrace>* traces = nullptr);
 
-// What no period is below: the busiest disk's or device's work for one token of every step.
-double least_period(const SimulatedRing& ring);
-
 // Seconds from a prompt's start, its steps all ready at the head and the slots filled, to its first
 // token.
 double simulate_prompt(const SimulatedRing& ring);
+
+// What they are never below, in a small part of the time: visits' work as a whole instead of
+// pieces.
+double least_period(const SimulatedRing& ring);
+double least_prompt(const SimulatedRing& ring);
+
+// The busiest disk's or device's work for one token of every step.
+double busiest_seconds(const SimulatedRing& ring);
 
 }  // namespace prima::plan

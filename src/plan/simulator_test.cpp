@@ -183,5 +183,52 @@ TEST(SimulatePrompt, WavesServeRoundAfterRound) {
   EXPECT_NEAR(simulate_prompt(ring), 0.002 * 5 + 0.001, 1e-5);
 }
 
+TEST(SimulatePrompt, TheOnlyOutputOfSeveralStepsIsReadToo) {
+  SimulatedRing ring;
+  ring.steps = 2;
+  ring.devices.push_back(device_of(0, 4, kMB, 1e-9, 2 * kMB, 100 * kMB, 1, 0));
+  ring.devices[0].visits.push_back({{1e-9, 1000000}, {1e-9, 1000000}});
+  // Two times four pieces and two, less the two that the slots hold, of 10 ms each.
+  EXPECT_NEAR(simulate_prompt(ring), 0.080, 1e-6);
+}
+
+TEST(CriticalPath, IsExactWhereNothingIsStreamedAndNoAirIsShared) {
+  SimulatedRing ring;
+  ring.rounds = 3;
+  ring.steps = 4;
+  for (const double compute : {0.030, 0.050, 0.010}) {
+    ring.devices.push_back(device_of(7, 0, 0, compute, 0, 1, 3, 0.002));
+    ring.devices.back().hop.transmit_seconds[0] = 0.004;
+  }
+  ring.devices[0].visits.push_back({{0.005, 0}});
+  EXPECT_NEAR(least_prompt(ring), simulate_prompt(ring), 1e-9);
+  ring.steps = 1;
+  EXPECT_NEAR(least_prompt(ring), simulate_prompt(ring), 1e-9);
+  EXPECT_NEAR(least_period(ring), simulate_period(ring), 1e-9);
+}
+
+TEST(CriticalPath, CountsDisksAndTheAir) {
+  SimulatedRing ring;
+  ring.rounds = 2;
+  for (int i = 0; i < 2; ++i) {
+    ring.devices.push_back(device_of(20, 30, kMB, 0.004, 4 * kMB, 100 * kMB, 2, 0));
+  }
+  ring.devices[0].visits.emplace_back();
+  // Of each window's 15 pieces, 11 are read in its turn.
+  EXPECT_NEAR(least_prompt(ring), simulate_prompt(ring), 0.02 * simulate_prompt(ring));
+  EXPECT_LE(least_prompt(ring), simulate_prompt(ring));
+  EXPECT_LE(least_period(ring), simulate_period(ring));
+  EXPECT_NEAR(least_period(ring), 4 * 0.110, 1e-9);
+  ring.steps = 8;
+  for (SimulatedDevice& device : ring.devices) {
+    for (auto& visit : device.visits) visit = {{1e-6, 0}};
+    device.hop.shared_medium = true;
+    device.hop.transmit_seconds[0] = 0.010;
+  }
+  // Eight steps over four hops, but the last hop for the last step only.
+  EXPECT_NEAR(simulate_prompt(ring), 25 * 0.010, 1e-4);
+  EXPECT_NEAR(least_prompt(ring), 25 * 0.010, 1e-4);
+}
+
 }  // namespace
 }  // namespace prima::plan
