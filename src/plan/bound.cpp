@@ -53,21 +53,35 @@ double least_ttft(const Problem& problem, const Relaxation& relaxation) {
   return best;
 }
 
+// The first of `ranges`, from the `begin`-th to before the `end`-th, in which the period is
+// feasible; `end` if none. Where it is not even with the fewest hops and the most reading ahead of
+// all of them, none needs to be tried.
+std::size_t first_feasible(const Relaxation& relaxation, const std::vector<RoundRange>& ranges,
+                           std::size_t begin, std::size_t end, double period) {
+  if (begin == end) return end;
+  Relaxation::Terms terms;
+  terms.period_seconds = terms.limit_seconds = period;
+  terms.rounds_hops = ranges[begin].fewest;
+  terms.rounds_ahead = ranges[end - 1].most;
+  const bool feasible = relaxation.least_sum(terms) <= period;
+  if (!feasible || end - begin == 1) return feasible ? begin : end;
+  const std::size_t middle = begin + (end - begin) / 2;
+  const std::size_t found = first_feasible(relaxation, ranges, begin, middle, period);
+  return found < middle ? found : first_feasible(relaxation, ranges, middle, end, period);
+}
+
 // The least period of a token at which some range is feasible.
 double least_tpot(const Problem& problem, const Relaxation& relaxation, double incumbent) {
   std::vector<RoundRange> ranges = round_ranges(problem);
   // Feasible in some range; ranges found infeasible are dropped where the period only falls.
   const auto feasible = [&](double period) {
-    for (std::size_t i = 0; i < ranges.size(); ++i) {
-      Relaxation::Terms terms;
-      terms.period_seconds = period;
-      terms.rounds_hops = ranges[i].fewest;
-      terms.rounds_ahead = ranges[i].most;
-      if (relaxation.least_sum(terms) > period) continue;
-      ranges.erase(ranges.begin(), ranges.begin() + static_cast<std::ptrdiff_t>(i));
-      return true;
-    }
-    return false;
+    const std::size_t n = ranges.size();
+    // The one that was feasible before, most likely.
+    std::size_t found = first_feasible(relaxation, ranges, 0, 1, period);
+    if (found > 0) found = first_feasible(relaxation, ranges, 1, n, period);
+    if (found == n) return false;
+    ranges.erase(ranges.begin(), ranges.begin() + static_cast<std::ptrdiff_t>(found));
+    return true;
   };
   double high = incumbent;
   double low = 0;

@@ -297,29 +297,50 @@ double Relaxation::hop_cost(const Device& device, const Terms& terms) const {
                               terms.kind_weight * device.least_hop_seconds[terms.kind]);
 }
 
-// after[s] = min(before[s], min over n of before[s - n] + costs[n] + hop)
+// Of each row of states, from where to where anything is finite and not above the limit.
+std::vector<Relaxation::Span> Relaxation::spans_of(const std::vector<float>& values,
+                                                   float limit) const {
+  const std::size_t row = radix_.back();
+  std::vector<Span> spans(n_states_ / row, Span{row, 0});
+  for (std::size_t state = 0; state < n_states_; ++state) {
+    if (values[state] > limit || values[state] == kInfinityF) continue;
+    Span& span = spans[state / row];
+    span.begin = std::min(span.begin, state % row);
+    span.end = state % row + 1;
+  }
+  return spans;
+}
+
+// after[s] = min(before[s], min over n > 0 of before[s - n] + costs[n] + hop)
 std::vector<float> Relaxation::with_device(const std::vector<float>& before,
-                                           const std::vector<float>& costs, float hop) const {
+                                           const std::vector<float>& costs, float hop,
+                                           float limit) const {
   std::vector<float> after = before;
   const std::size_t row = radix_.back();
   const std::size_t n_rows = n_states_ / row;
   const std::size_t n_outer = radix_.size() - 1;
+  const std::vector<Span> sources = spans_of(before, limit);
+  const std::vector<Span> takes = spans_of(costs, limit - hop);
   for (std::size_t taken_row = 0; taken_row < n_rows; ++taken_row) {
     const auto& taken = counts_[taken_row * row];
-    for (std::size_t to_row = taken_row; to_row < n_rows; ++to_row) {
+    const Span& take = takes[taken_row];
+    for (std::size_t to_row = taken_row; to_row < n_rows && take.begin < take.end; ++to_row) {
+      // Mixed-radix numbers subtract without borrowing, so rows do too.
+      const Span& from = sources[to_row - taken_row];
+      if (from.begin >= from.end) continue;
       const auto& to = counts_[to_row * row];
       bool possible = true;
       for (std::size_t c = 0; c < n_outer; ++c) possible = possible && to[c] >= taken[c];
       if (!possible) continue;
-      // Mixed-radix numbers subtract without borrowing, so rows do too.
       const float* source = &before[(to_row - taken_row) * row];
-      float* target = &after[to_row * row];
-      for (std::size_t n = taken_row == 0 ? 1 : 0; n < row; ++n) {
+      for (std::size_t n = take.begin; n < take.end; ++n) {
         const float cost = costs[taken_row * row + n] + hop;
         if (cost == kInfinityF) continue;
-        for (std::size_t i = n; i < row; ++i) {
-          const float sum = source[i - n] + cost;
-          target[i] = target[i] < sum ? target[i] : sum;
+        float* target = &after[to_row * row + n];
+        const std::size_t end = std::min(from.end, row - n);
+        for (std::size_t k = from.begin; k < end; ++k) {
+          const float sum = source[k] + cost;
+          target[k] = target[k] < sum ? target[k] : sum;
         }
       }
     }
@@ -345,6 +366,10 @@ double Relaxation::least_sum(const Terms& terms, std::vector<std::uint32_t>* lay
   alone.rounds_ahead = 1;
   const float head_alone = costs_of(devices_[head], alone)[full];
 
+  // What was rounded up to a float above it counts.
+  const float limit =
+      std::nextafter(static_cast<float>(terms.limit_seconds / kRounding), kInfinityF);
+
   std::vector<std::size_t> order{head};
   std::vector<std::vector<float>> sums{costs_of(devices_[head], terms)};
   std::vector<std::vector<float>> costs{sums[0]};
@@ -359,7 +384,7 @@ double Relaxation::least_sum(const Terms& terms, std::vector<std::uint32_t>* lay
       const float least = with_last_device(sums.back(), costs.back(), hop);
       sums.emplace_back(n_states_, kInfinityF)[full] = least;
     } else {
-      sums.push_back(with_device(sums.back(), costs.back(), hop));
+      sums.push_back(with_device(sums.back(), costs.back(), hop, limit));
     }
   }
   const float least = std::min(head_alone, sums.back()[full]);

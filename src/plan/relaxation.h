@@ -40,6 +40,8 @@ class Relaxation {
     double kind_weight = 0;    // ... the weight of its compute time and hops
     double kind_cap_seconds =
         std::numeric_limits<double>::infinity();  // ... and each device's most
+    // A sum above this may be told infinite, sooner.
+    double limit_seconds = std::numeric_limits<double>::infinity();
   };
 
   // The least sum, infinite if nothing is feasible. `layers`, if given: how many each device takes.
@@ -83,8 +85,13 @@ class Relaxation {
   void add_loads(Device& device, std::size_t index, const std::vector<std::uint32_t>& counts);
   std::vector<float> costs_of(const Device& device, const Terms& terms) const;
   double hop_cost(const Device& device, const Terms& terms) const;
+  struct Span {
+    std::size_t begin = 0;
+    std::size_t end = 0;
+  };
+  std::vector<Span> spans_of(const std::vector<float>& values, float limit) const;
   std::vector<float> with_device(const std::vector<float>& before, const std::vector<float>& costs,
-                                 float hop) const;
+                                 float hop, float limit) const;
   float with_last_device(const std::vector<float>& before, const std::vector<float>& costs,
                          float hop) const;
 
