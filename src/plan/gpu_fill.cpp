@@ -182,16 +182,24 @@ class Filler {
     if (vram_excess_bytes() > 0) return;  // the output layer alone is too large
     std::uint32_t left = share_.n_layers;
     for (const std::size_t gpu : order) {
-      // The most that fit, by halving; then one by one, since it is not quite monotone.
+      // The most that fit: ever further from what should on average until that is passed, then by
+      // halving; then one by one, since it is not quite monotone.
       std::uint32_t fits = 0;
       std::uint32_t fails = left + 1;
       const auto try_layers = [&](std::uint32_t layers) {
         share_.gpu_layers[gpu] = layers;
         return vram_excess_bytes() == 0;
       };
-      while (fails - fits > 1) {
-        const std::uint32_t middle = fits + (fails - fits) / 2;
-        (try_layers(middle) ? fits : fails) = middle;
+      const Bytes average = std::max<Bytes>(1, bytes_before_.back() / problem_.n_layers());
+      const Bytes budget = problem_.vram_budget[share_.device][gpu];
+      auto next = static_cast<std::uint32_t>(std::min<Bytes>(budget / average, left));
+      for (std::uint32_t stride = 1; fails - fits > 1; stride *= 2) {
+        next = std::clamp(next, fits + 1, fails - 1);
+        const bool fit = try_layers(next);
+        (fit ? fits : fails) = next;
+        const bool is_passed = fits > 0 && fails <= left;
+        const std::uint32_t further = fit ? fits + stride : fails - std::min(stride, fails);
+        next = is_passed ? fits + (fails - fits) / 2 : further;
       }
       for (std::uint32_t more = fits + 1; more <= std::min(left, fits + 2); ++more) {
         if (try_layers(more)) fits = more;

@@ -47,17 +47,20 @@ class GpuDealer {
     for (const std::uint32_t layers : share.gpu_layers) total_ += layers;
   }
 
-  std::vector<std::uint32_t> deal(std::uint32_t window_layers) {
-    std::vector<std::uint32_t> window(share_.gpu_layers.size(), 0);
-    if (total_ == 0) return window;
-    layers_ += window_layers;
+  void deal(Window& window) {
+    window.gpu_layers.assign(share_.gpu_layers.size(), 0);
+    if (total_ == 0) return;
+    layers_ += window.n_layers;
     const std::uint32_t due = total_ * layers_ / share_.n_layers;
+    if (dealt_.size() == 1) {  // all on it
+      window.gpu_layers[0] = due - given_;
+      given_ = due;
+    }
     for (; given_ < due; ++given_) {
       const std::size_t gpu = furthest_behind();
       ++dealt_[gpu];
-      ++window[gpu];
+      ++window.gpu_layers[gpu];
     }
-    return window;
   }
 
  private:
@@ -316,7 +319,7 @@ Weights weights_of(const Problem& problem, std::size_t device, const DeviceLayou
 
 void deal_gpu_layers(const Share& share, std::vector<Window>& windows) {
   GpuDealer dealer(share);
-  for (Window& window : windows) window.gpu_layers = dealer.deal(window.n_layers);
+  for (Window& window : windows) dealer.deal(window);
 }
 
 std::vector<Window> windows_at(const Problem& problem, const Decision& decision,
