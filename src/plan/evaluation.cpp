@@ -72,29 +72,28 @@ Sized Evaluation::size(Decision decision, std::uint32_t margin) const {
     decision.ring[i].slot_bytes = static_cast<Bytes>(slots);
     if (slots < capacities[i].min_slot_bytes) sized.excess_bytes += capacities[i].min_slot_bytes;
   }
-  sized.relaxed_seconds =
-      sized.excess_bytes > 0 ? kInfinity : relaxed_objective(decision, loads, sized.period_seconds);
+  sized.relaxed_seconds = sized.excess_bytes > 0
+                              ? kInfinity
+                              : relaxed_objective(decision, windows, loads, sized.period_seconds);
   sized.decision = std::move(decision);
   return sized;
 }
 
-double Evaluation::relaxed_objective(const Decision& decision, const std::vector<Load>& loads,
-                                     double period_seconds) const {
+double Evaluation::relaxed_objective(const Decision& decision,
+                                     const std::vector<std::vector<Window>>& windows,
+                                     const std::vector<Load>& loads, double period_seconds) const {
   const Objective objective = problem_.request.objective;
   if (objective == Objective::tpot) return period_seconds;
   double best = kInfinity;  // of the ways to cut the prompt, or the sequences, into steps
   for (std::size_t kind = 1; kind < kinds_.size(); ++kind) {
     const StepCosts& costs = *kinds_[kind];
-    double path = 0;
+    double path = hops_seconds(decision, costs);
     double busiest = 0;  // of one step
     double disk = 0;
     for (std::size_t i = 0; i < loads.size(); ++i) {
       const double seconds = loads[i].compute_seconds[kind];
       path += seconds;
-      // A prompt has one output, whatever its steps.
-      const bool once = i == 0 && objective != Objective::throughput;
-      busiest =
-          std::max(busiest, seconds - (once ? output_seconds(costs, decision.ring.front()) : 0));
+      busiest = std::max(busiest, seconds);
       const Capacity& capacity = capacities_[decision.ring[i].device];
       if (capacity.disk_bytes_per_second <= 0) continue;
       const double read = objective == Objective::throughput
@@ -102,18 +101,67 @@ double Evaluation::relaxed_objective(const Decision& decision, const std::vector
                               : prompt_read_bytes(loads[i], capacity);
       disk = std::max(disk, read / capacity.disk_bytes_per_second);
     }
-    path += hops_seconds(decision, costs);
     if (objective == Objective::throughput) {
       const double period = std::max({path, busiest * costs.steps, disk});
       best = std::min(best, period / problem_.request.sequences);
-    } else if (decision.rounds == 1) {  // the others wait behind the first at the busiest
-      best = std::min(best, std::max(path + busiest * (costs.steps - 1), disk));
     } else {
-      best = std::min(best, std::max({path, busiest * costs.steps, disk}));
+      const double queue = queue_seconds(decision, windows, loads, kind, path);
+      best = std::min(best, std::max({path, queue, disk}));
     }
   }
   if (objective == Objective::answer) best += problem_.request.answer_tokens * period_seconds;
   return best;
+}
+
+// What a prompt takes at least where steps wait for each other at a device, at the worst of them:
+// the first step's way there in the first round, all steps there, the last one's way on in the last
+// round.
+double Evaluation::queue_seconds(const Decision& decision,
+                                 const std::vector<std::vector<Window>>& windows,
+                                 const std::vector<Load>& loads, std::size_t kind,
+                                 double path_seconds) const {
+  const StepCosts& costs = *kinds_[kind];
+  const std::size_t n = loads.size();
+  const double output = output_seconds(costs, decision.ring.front());  // once, for the last step
+  const auto there = [&](std::size_t i) {
+    return loads[i].compute_seconds[kind] - (i == 0 ? output : 0);
+  };
+  if (costs.steps == 1 || n == 1) return 0;
+  double most = 0;
+  if (decision.rounds == 1) {
+    for (std::size_t i = 0; i < n; ++i) most = std::max(most, there(i));
+    return path_seconds + (costs.steps - 1) * most;
+  }
+  const double hops = hops_seconds(decision, costs) / decision.rounds;
+  double before = 0;
+  double after = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    after += window_seconds(costs, decision.ring[i], windows[i].back());
+  }
+  for (std::size_t i = 0; i < n; ++i) {
+    after -= window_seconds(costs, decision.ring[i], windows[i].back());
+    most = std::max(most, before + costs.steps * there(i) + after);
+    before += window_seconds(costs, decision.ring[i], windows[i].front());
+  }
+  return most + hops;  // some to get there, the others from there
+}
+
+// At least, of one step.
+double Evaluation::window_seconds(const StepCosts& costs, const Share& share,
+                                  const Window& window) const {
+  const StepCosts::Device& device = costs.devices[share.device];
+  const auto& processor = device.processor(Weights::either, share.room);
+  const std::uint16_t* layer = &problem_.shape.layers[window.first_layer];
+  const std::uint16_t* const end = layer + window.n_layers;
+  double seconds = 0;
+  for (std::size_t gpu = 0; gpu < window.gpu_layers.size(); ++gpu) {
+    if (window.gpu_layers[gpu] > 0) seconds += device.gpu_copy_seconds[gpu];
+    for (std::uint32_t i = 0; i < window.gpu_layers[gpu]; ++i) {
+      seconds += device.gpu_seconds[gpu][*layer++];
+    }
+  }
+  while (layer < end) seconds += processor.seconds[*layer++];
+  return seconds;
 }
 
 // At most, of a step that has one.
@@ -138,7 +186,7 @@ double Evaluation::relaxed_seconds(const Decision& decision) const {
     busiest_disk =
         std::max(busiest_disk, read_bytes(load, capacity, slots) / capacity.disk_bytes_per_second);
   }
-  return relaxed_objective(decision, loads, std::max(path, busiest_disk));
+  return relaxed_objective(decision, windows, loads, std::max(path, busiest_disk));
 }
 
 double Evaluation::hops_seconds(const Decision& decision, const StepCosts& costs) const {

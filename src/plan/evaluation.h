@@ -57,8 +57,12 @@ class Evaluation {
     std::size_t operator()(const Decision& decision) const;
   };
 
-  double relaxed_objective(const Decision& decision, const std::vector<Load>& loads,
-                           double period_seconds) const;
+  double relaxed_objective(const Decision& decision,
+                           const std::vector<std::vector<Window>>& windows,
+                           const std::vector<Load>& loads, double period_seconds) const;
+  double queue_seconds(const Decision& decision, const std::vector<std::vector<Window>>& windows,
+                       const std::vector<Load>& loads, std::size_t kind, double path_seconds) const;
+  double window_seconds(const StepCosts& costs, const Share& share, const Window& window) const;
   // By the relaxed model with the decision's slots, whether they fit or not.
   double relaxed_seconds(const Decision& decision) const;
   // A way to cut the prompt, or the sequences, into steps, and what it takes at least.

@@ -20,7 +20,7 @@ constexpr double kSmall = 64;  // layers times devices
 constexpr std::size_t kMaxStarts = 4;
 // Pieces and visits simulated (Evaluation::work), at up to half a microsecond each. Small problems
 // can be searched almost completely; large ones must not take a person's time.
-constexpr std::uint64_t kMaxWork = 160'000;
+constexpr std::uint64_t kMaxWork = 200'000;
 constexpr std::uint64_t kMaxWorkSmall = 1'000'000;
 // A device more has to gain more than this share.
 constexpr double kWorthADevice = 0.008;
@@ -146,11 +146,12 @@ std::uint32_t Search::most_rounds() const {
 
 void Search::improve() {
   const std::vector<Found> starts = top_;
-  // What candidates have used is not counted against the descents; each gets its part.
-  const std::uint64_t part = max_work_ / std::max<std::size_t>(1, starts.size());
-  for (const Found& start : starts) {
-    max_work_ = evaluation_.work() + part;
-    remember(descend(start));
+  // What candidates have used is not counted against the descents; each gets its part of the rest.
+  const std::uint64_t end = evaluation_.work() + max_work_;
+  for (std::size_t i = 0; i < starts.size(); ++i) {
+    const std::uint64_t used = evaluation_.work();
+    max_work_ = used + (end - std::min(end, used)) / (starts.size() - i);
+    remember(descend(starts[i]));
   }
 }
 
