@@ -160,6 +160,13 @@ void Search::add_round_moves(const Decision& decision, std::vector<Decision>& in
     if (rounds < 1 || rounds > most || rounds == k) continue;
     Decision changed = decision;
     changed.rounds = rounds;
+    // What fits the GPUs may differ; or one does without room for prompts, and the others stay.
+    for (std::size_t i = 0; i < changed.ring.size(); ++i) {
+      if (!changed.ring[i].room) continue;
+      Decision without_room = changed;
+      fill_gpus(problem_, without_room, i, {.room = PromptRoom{}});
+      into.push_back(std::move(without_room));
+    }
     for (std::size_t i = 0; i < changed.ring.size(); ++i) fill_gpus(problem_, changed, i);
     into.push_back(std::move(changed));
   }
