@@ -48,6 +48,8 @@ double least_ttft(const Problem& problem, const Relaxation& relaxation) {
     path.kind = 1 + i;
     path.kind_weight = 1;
     const double balanced = costs.steps * relaxation.balanced_seconds(path.kind);
+    if (balanced >= best) continue;
+    path.limit_seconds = best;
     best = std::min(best, std::max(relaxation.least_sum(path), balanced));
   }
   return best;
