@@ -151,7 +151,7 @@ double Evaluation::window_seconds(const StepCosts& costs, const Share& share,
                                   const Window& window) const {
   const StepCosts::Device& device = costs.devices[share.device];
   const auto& processor = device.processor(Weights::either, share.room);
-  const std::uint16_t* layer = &problem_.shape.layers[window.first_layer];
+  const std::uint16_t* layer = problem_.shape.layers.data() + window.first_layer;
   const std::uint16_t* const end = layer + window.n_layers;
   double seconds = 0;
   for (std::size_t gpu = 0; gpu < window.gpu_layers.size(); ++gpu) {
