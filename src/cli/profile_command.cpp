@@ -67,7 +67,9 @@ void print_table(const profile::DeviceProfile& profile, const plan::ModelShape& 
   std::printf("  compute buffers     %s\n", format_bytes(profile.compute_buffer_bytes).c_str());
   std::printf("  disk                %s\n",
               format_bytes_per_second(profile.disk_read_bytes_per_second).c_str());
-  print_backend("Processor", shape, profile.cpu_layers, profile.cpu_output_seconds);
+  if (profile.unbudgeted_up_to_bytes > 0) {
+    print_backend("Processor", shape, profile.cpu_layers, profile.cpu_output_seconds);
+  }
   print_backend("Processor, within a memory budget", shape, profile.cpu_budgeted_layers,
                 profile.cpu_budgeted_output_seconds);
   for (const profile::GpuProfile& gpu : profile.gpus) {

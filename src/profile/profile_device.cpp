@@ -68,8 +68,14 @@ std::string tensor_text(const model::TensorInfo& tensor) {
   return text + "\n";
 }
 
-// All that the figures depend on.
-std::string key_of(const model::ModelFile& model, const ProfileRequest& request, bool is_head) {
+// Where somebody says how much memory there is, weights are always held within a budget.
+bool is_budgeted(const ProfileRequest& request) {
+  return request.memory && request.memory->was_asked;
+}
+
+// All that the figures depend on, and which there are.
+std::string key_of(const model::ModelFile& model, const ProfileRequest& request, bool is_head,
+                   bool budgeted_only) {
   const int n_threads = request.n_threads > 0 ? request.n_threads : compute::default_thread_count();
   std::string key = hardware_description(n_threads);
   struct stat status {};
@@ -78,6 +84,7 @@ std::string key_of(const model::ModelFile& model, const ProfileRequest& request,
   }
   key +=
       std::string("kv ") + ggml_type_name(request.kv_type) + (is_head ? "\nhead\n" : "\nworker\n");
+  if (budgeted_only) key += "within a budget\n";
   for (const compute::GpuInfo& gpu : compute::list_gpus()) {
     key += "gpu " + gpu.name + " " + gpu.description + "\n";
   }
@@ -101,13 +108,17 @@ struct Known {
   DeviceProfile profile;
 };
 
-// A head's says all that a worker's does.
+// A head's says all that a worker's does, and one that was taken without a budget all that one
+// within a budget does.
 std::optional<Known> find_in(const ProfileCache& cache, const model::ModelFile& model,
                              const ProfileRequest& request) {
   for (const bool is_head : {true, false}) {
     if (request.is_head && !is_head) continue;
-    std::string key = key_of(model, request, is_head);
-    if (auto profile = cache.find(key)) return Known{std::move(key), std::move(*profile)};
+    for (const bool budgeted_only : {false, true}) {
+      if (budgeted_only && !is_budgeted(request)) continue;
+      std::string key = key_of(model, request, is_head, budgeted_only);
+      if (auto profile = cache.find(key)) return Known{std::move(key), std::move(*profile)};
+    }
   }
   return std::nullopt;
 }
@@ -162,8 +173,10 @@ class Measuring {
   Result<DeviceProfile> run() {
     end_ = clock_.now() + request_.limit;
     const auto gpus = compute::list_gpus();
-    total_ = kDisk + kLayers + kBudgetedLayers + static_cast<double>(gpus.size()) * kGpu +
-             (request_.is_head ? kOutput + kBudgetedOutput : 0);
+    const bool unbudgeted = !is_budgeted(request_);
+    total_ = kDisk + kBudgetedLayers + (unbudgeted ? kLayers : 0) +
+             static_cast<double>(gpus.size()) * kGpu +
+             (request_.is_head ? kBudgetedOutput + (unbudgeted ? kOutput : 0) : 0);
     PRIMA_RETURN_IF_ERROR(measure_file());
     PRIMA_RETURN_IF_ERROR(measure_processor());
     for (const compute::GpuInfo& gpu : gpus) PRIMA_RETURN_IF_ERROR(measure_gpu(gpu));
@@ -199,15 +212,19 @@ class Measuring {
   }
 
   Status measure_processor() {
-    PRIMA_ASSIGN_OR_RETURN(Duration limit, begin("layers on the processor", kLayers));
-    PRIMA_ASSIGN_OR_RETURN(
-        TimedLayers layers,
-        measure_layers(model_, request_.classes, measurement(false), {}, limit, clock_));
-    profile_.cpu_layers = std::move(layers.classes);
-    PRIMA_ASSIGN_OR_RETURN(limit, begin("layers within a memory budget", kBudgetedLayers));
+    const bool unbudgeted = !is_budgeted(request_);
+    TimedLayers layers;
+    if (unbudgeted) {
+      PRIMA_ASSIGN_OR_RETURN(const Duration limit, begin("layers on the processor", kLayers));
+      PRIMA_ASSIGN_OR_RETURN(
+          layers, measure_layers(model_, request_.classes, measurement(false), {}, limit, clock_));
+      profile_.cpu_layers = std::move(layers.classes);
+    }
+    PRIMA_ASSIGN_OR_RETURN(Duration limit, begin("layers within a memory budget", kBudgetedLayers));
     PRIMA_ASSIGN_OR_RETURN(layers, measure_layers(model_, request_.classes, measurement(true),
                                                   layers.contexts, limit, clock_));
     profile_.cpu_budgeted_layers = std::move(layers.classes);
+    if (!unbudgeted) profile_.cpu_layers = profile_.cpu_budgeted_layers;
     profile_.compute_buffer_bytes = layers.compute_buffers;
     if (!request_.is_head) return {};
     PRIMA_ASSIGN_OR_RETURN(limit, begin("output layer within a memory budget", kBudgetedOutput));
@@ -215,6 +232,10 @@ class Measuring {
                            measure_output_layer(model_, measurement(true), limit, clock_));
     profile_.cpu_budgeted_output_seconds = timed.times;
     profile_.compute_buffer_bytes = std::max(profile_.compute_buffer_bytes, timed.compute_buffers);
+    if (!unbudgeted) {
+      profile_.cpu_output_seconds = profile_.cpu_budgeted_output_seconds;
+      return {};
+    }
     PRIMA_ASSIGN_OR_RETURN(limit, begin("output layer", kOutput));
     const auto* output = model_.find(TensorRole::output);
     if (output == nullptr) output = model_.find(TensorRole::token_embedding);
@@ -318,7 +339,8 @@ Result<ProfileResult> profile_device(const model::ModelFile& model, const Profil
                          Measuring(model, request, budget.for_layers(), progress, clock).run());
   result.measured = true;
   fill_memory(result.profile, request, budget);
-  if (const Status stored = cache.store(key_of(model, request, request.is_head), result.profile);
+  if (const Status stored = cache.store(
+          key_of(model, request, request.is_head, is_budgeted(request)), result.profile);
       !stored) {
     log::warn("The profile is not kept: {}", stored.error().message());
   }

@@ -192,6 +192,24 @@ TEST_F(ProfileDevice, IsMeasuredOnce) {
   EXPECT_TRUE(profile()->measured);
 }
 
+TEST_F(ProfileDevice, LeavesOutWhatABudgetRulesOut) {
+  request_.memory = weights::MemoryBudget{.total = kGiB, .was_asked = true};
+  const auto budgeted = profile();
+  ASSERT_TRUE(budgeted);
+  EXPECT_EQ(budgeted->profile.unbudgeted_up_to_bytes, 0u);
+  EXPECT_EQ(budgeted->profile.cpu_layers[0].short_context_seconds.seconds,
+            budgeted->profile.cpu_budgeted_layers[0].short_context_seconds.seconds);
+  expect_rising(budgeted->profile.cpu_budgeted_output_seconds);
+  EXPECT_FALSE(profile()->measured);
+  request_.memory.reset();
+  EXPECT_TRUE(profile()->measured);  // it is not enough for this one
+  request_.memory = weights::MemoryBudget{.total = kGiB, .was_asked = true};
+  const auto all = profile();  // which serves both
+  EXPECT_FALSE(all->measured);
+  EXPECT_NE(all->profile.cpu_layers[0].short_context_seconds.seconds,
+            all->profile.cpu_budgeted_layers[0].short_context_seconds.seconds);
+}
+
 TEST_F(ProfileDevice, OfAHeadServesAWorkerToo) {
   ASSERT_TRUE(profile());
   request_.is_head = false;
