@@ -3,7 +3,8 @@
 //
 //     stream_bench -m model.gguf --memory 1G [--decode 8] [--prompt 0] [--context 2048] [--slots
 //     64M]
-//                  [--reader auto|uring|threads|buffered] [--threads 2] [--no-repack] [--json FILE]
+//                  [--reader auto|uring|threads|buffered] [--place auto|slots|in-place]
+//                  [--threads 2] [--no-repack] [--json FILE]
 //
 // `--memory` is for the whole program, as in `prima run`; without it weights are held in memory.
 // For cold figures drop the page cache first; to emulate a small device run it in a cgroup with a
@@ -35,6 +36,7 @@ struct Options {
   std::string memory;
   std::string slots;
   std::string reader = "auto";
+  std::string place = "auto";
   int decode = 8;
   int prompt = 0;
   std::uint32_t context = 2048;
@@ -73,6 +75,9 @@ Result<prima::compute::ExecutorOptions> executor_options(
   if (!options.slots.empty()) {
     PRIMA_ASSIGN_OR_RETURN(executor.streaming.slot_bytes, prima::parse_bytes(options.slots));
   }
+  auto& place = executor.streaming.place;
+  if (options.place == "slots") place = prima::weights::StreamingPlace::slots;
+  if (options.place == "in-place") place = prima::weights::StreamingPlace::in_place;
   auto& reader = executor.streaming.reader;
   reader.queue_depth = static_cast<std::size_t>(options.queue_depth);
   reader.direct = options.reader != "buffered";
@@ -146,6 +151,8 @@ int main(int argc, char** argv) {
   app.add_option("--slots", options.slots, "slot memory");
   app.add_option("--reader", options.reader, "how to read")
       ->check(CLI::IsMember({"auto", "uring", "threads", "buffered"}));
+  app.add_option("--place", options.place, "where streamed weights are while they are used")
+      ->check(CLI::IsMember({"auto", "slots", "in-place"}));
   app.add_option("--decode", options.decode, "tokens to time")->check(CLI::PositiveNumber);
   app.add_option("--prompt", options.prompt, "tokens of a prompt before");
   app.add_option("--context", options.context, "KV cells");

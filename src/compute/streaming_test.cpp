@@ -38,6 +38,7 @@ class Model {
     weights::ReaderOptions reader{};
     bool repack = false;
     weights::LayerStoreOptions store{};
+    weights::StreamingPlace place = weights::StreamingPlace::automatic;
   };
 
   Result<std::unique_ptr<Executor>> executor(const Settings& settings) const {
@@ -53,6 +54,7 @@ class Model {
     options.store = settings.store;
     options.yields_memory = false;
     options.streaming.reader = settings.reader;
+    options.streaming.place = settings.place;
     options.streaming.streamer.chunk = 64 * kKiB;
     return Executor::create(file_, options);
   }
@@ -129,10 +131,13 @@ void expect_same_logits(const std::filesystem::path& path) {
     const auto memory =
         smallest + static_cast<Bytes>(share * static_cast<double>(largest - smallest));
     SCOPED_TRACE(memory);
-    for (const weights::ReaderOptions reader : {weights::ReaderOptions{},
-                                                {ReaderKind::threads, true, 3},
-                                                {ReaderKind::automatic, false, 4}}) {
-      auto streamed = model.executor({.memory = memory, .reader = reader});
+    for (const Model::Settings& settings : {
+             Model::Settings{.memory = memory},
+             Model::Settings{.memory = memory, .reader = {ReaderKind::threads, true, 3}},
+             Model::Settings{.memory = memory, .reader = {ReaderKind::automatic, false, 4}},
+             Model::Settings{.memory = memory, .place = weights::StreamingPlace::in_place},
+         }) {
+      auto streamed = model.executor(settings);
       ASSERT_TRUE(streamed) << streamed.error().message();
       const ExecutorMemory used = (*streamed)->memory();
       EXPECT_LE(used.weights + used.kv_cache + used.compute_buffers, memory);
@@ -168,11 +173,13 @@ TEST(Streaming, FromALayerStoreLogitsAreThoseOfRepackedWeights) {
   ASSERT_TRUE(expected) << expected.error().message();
   const Bytes smallest = smallest_memory(model);
   for (const Bytes memory : {smallest + 16 * kKiB, smallest + kMiB, smallest + kGiB}) {
-    auto streamed = model.executor({.memory = memory, .store = store});
-    ASSERT_TRUE(streamed) << streamed.error().message();
-    const auto actual = model.logits(**streamed);
-    ASSERT_TRUE(actual) << actual.error().message();
-    EXPECT_TRUE(*actual == *expected) << "with " << memory << " bytes";
+    for (const auto place : {weights::StreamingPlace::slots, weights::StreamingPlace::in_place}) {
+      auto streamed = model.executor({.memory = memory, .store = store, .place = place});
+      ASSERT_TRUE(streamed) << streamed.error().message();
+      const auto actual = model.logits(**streamed);
+      ASSERT_TRUE(actual) << actual.error().message();
+      EXPECT_TRUE(*actual == *expected) << "with " << memory << " bytes";
+    }
   }
 }
 
@@ -386,19 +393,26 @@ TEST(Streaming, AModelFileThatChangesIsAnError) {
         file << "other weights";
       }};
   for (const auto& change : changes) {
-    for (const bool streamed : {true, false}) {
+    struct Case {
+      const char* name;
+      bool streamed;
+      weights::StreamingPlace place;
+    };
+    for (const Case& each : {Case{"streamed", true, weights::StreamingPlace::slots},
+                             Case{"in place", true, weights::StreamingPlace::in_place},
+                             Case{"resident", false, weights::StreamingPlace::automatic}}) {
       const model::TemporaryFolder folder;
       const auto path = folder.path() / "model.gguf";
       ASSERT_TRUE(model::synthesize({.n_layer = 5, .mixture = "Q8_0"}, path));
       const Model model(path);
-      const Bytes memory = streamed ? smallest_memory(model) : kGiB;
-      auto executor = model.executor({.memory = memory});
+      const Bytes memory = each.streamed ? smallest_memory(model) : kGiB;
+      auto executor = model.executor({.memory = memory, .place = each.place});
       ASSERT_TRUE(executor) << executor.error().message();
       ASSERT_TRUE(model.logits(**executor));
       change(path);
       (*executor)->clear();
       const auto logits = model.logits(**executor);
-      ASSERT_FALSE(logits) << (streamed ? "streamed" : "resident");
+      ASSERT_FALSE(logits) << each.name;
       EXPECT_EQ(logits.error().code, ErrorCode::unavailable) << logits.error().message();
       EXPECT_THAT(logits.error().what, testing::HasSubstr("model.gguf"));
     }

@@ -32,6 +32,11 @@ void forget_cached(int descriptor, Bytes offset, Bytes size);
 // processor time. Errno, or 0; ENOSYS where the system has no such call.
 int populate(std::byte* pages, Bytes size);
 
+// Whether the system brings a mapped file's pages into memory by huge pages: tried with one that
+// lies wholly within these pages. nullopt where none does, or it is in memory already. It and the
+// advice given about it stay.
+std::optional<bool> brings_huge_pages(std::byte* pages, Bytes size);
+
 // How many pages of a mapping are in memory; 0 where the system does not say.
 Bytes pages_in_memory(std::byte* pages, Bytes size);
 

@@ -130,6 +130,10 @@ Bytes huge_page_size() {
   return size;
 }
 
+bool prefer_huge_pages(std::byte* pages, Bytes size) {
+  return ::madvise(pages, size, MADV_HUGEPAGE) == 0 && ::madvise(pages, size, MADV_RANDOM) == 0;
+}
+
 // Each is one read of its own size: said to be used at random, nothing is read ahead beyond it. So
 // several threads, for the disk's queue.
 int populate_huge_pages(std::byte* pages, Bytes size) {
@@ -167,10 +171,7 @@ int populate(std::byte* pages, Bytes size) {
   const Bytes last = huge > 0 ? align_down(begin + size, huge) : 0;
   if (first >= last) return populate_small_pages(pages, size);
   std::byte* const inside = pages + (first - begin);
-  if (::madvise(inside, last - first, MADV_HUGEPAGE) != 0 ||
-      ::madvise(inside, last - first, MADV_RANDOM) != 0) {
-    return populate_small_pages(pages, size);
-  }
+  if (!prefer_huge_pages(inside, last - first)) return populate_small_pages(pages, size);
   int error = populate_small_pages(pages, first - begin);
   if (error == 0) error = populate_huge_pages(inside, last - first);
   if (error == 0) error = populate_small_pages(inside + (last - first), begin + size - last);
@@ -179,6 +180,25 @@ int populate(std::byte* pages, Bytes size) {
   (void)pages;
   (void)size;
   return ENOSYS;
+#endif
+}
+
+// Where reading ahead is off, one page brings its neighbours only as part of a huge one.
+std::optional<bool> brings_huge_pages(std::byte* pages, Bytes size) {
+#ifdef MADV_POPULATE_READ
+  const auto begin = reinterpret_cast<std::uintptr_t>(pages);
+  const Bytes huge = huge_page_size();
+  if (huge == 0) return false;
+  const Bytes first = align_up(begin, huge);
+  if (first + huge > begin + size) return std::nullopt;
+  std::byte* const inside = pages + (first - begin);
+  if (pages_in_memory(inside, huge) > 0) return std::nullopt;
+  if (!prefer_huge_pages(inside, huge) || populate_at_once(inside, 1) != 0) return false;
+  return pages_in_memory(inside, huge) * static_cast<Bytes>(::sysconf(_SC_PAGESIZE)) == huge;
+#else
+  (void)pages;
+  (void)size;
+  return false;
 #endif
 }
 

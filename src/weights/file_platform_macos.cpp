@@ -33,6 +33,8 @@ void forget_cached(int, Bytes, Bytes) {}  // macOS has no such advice for a file
 
 int populate(std::byte*, Bytes) { return ENOSYS; }
 
+std::optional<bool> brings_huge_pages(std::byte*, Bytes) { return false; }
+
 Bytes pages_in_memory(std::byte* pages, Bytes size) {
   const auto page_size = static_cast<Bytes>(::sysconf(_SC_PAGESIZE));
   std::vector<char> in_memory((size + page_size - 1) / page_size);

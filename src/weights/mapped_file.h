@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "base/byte_range.h"
 #include "base/result.h"
@@ -26,12 +27,16 @@ class MappedFile {
   // Brings the range's pages into memory by large reads, not by faults, and maps them.
   Status fetch(ByteRange range) const;
 
-  // Whether all pages of the range are in memory now. Where the system does not say (on Linux to a
-  // process that may not write the file and does not own it), true.
-  bool is_in_memory(ByteRange range) const;
+  // Of the pages that the range touches: what is not in memory now. 0 where the system does not say
+  // (on Linux to a process that may not write the file and does not own it).
+  Bytes bytes_missing(ByteRange range) const;
 
   // Of the pages that the range touches.
   Bytes bytes_in_memory(ByteRange range) const;
+
+  // Whether the system brings pages of the range into memory by huge pages: tried with one of them.
+  // nullopt where none lies wholly in the range, or others hold it in memory.
+  std::optional<bool> brings_huge_pages(ByteRange range) const;
 
   // Gives the pages that lie wholly in the range back to the system, as far as others let go too.
   void drop(ByteRange range) const;

@@ -71,13 +71,21 @@ Status MappedFile::fetch(ByteRange range) const {
   return {};
 }
 
-bool MappedFile::is_in_memory(ByteRange range) const {
-  return bytes_in_memory(range) >= pages_around(range, size_).size;
+Bytes MappedFile::bytes_missing(ByteRange range) const {
+  const Bytes size = pages_around(range, size_).size;
+  return size - std::min(size, bytes_in_memory(range));
 }
 
 Bytes MappedFile::bytes_in_memory(ByteRange range) const {
   const ByteRange pages = pages_around(range, size_);
   return platform::pages_in_memory(data_ + pages.offset, pages.size) * page_size();
+}
+
+std::optional<bool> MappedFile::brings_huge_pages(ByteRange range) const {
+  drop(range);
+  const auto answer = platform::brings_huge_pages(data_ + range.offset, range.size);
+  if (answer) drop(range);
+  return answer;
 }
 
 void MappedFile::drop(ByteRange range) const {

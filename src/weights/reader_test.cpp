@@ -9,10 +9,12 @@
 #include <memory>
 #include <random>
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "weights/in_place_reader.h"
 #include "weights/reader_backends.h"
 
 namespace prima::weights {
@@ -40,6 +42,12 @@ class TemporaryFile {
     std::mt19937_64 random(size);
     for (char& byte : bytes) byte = static_cast<char>(random());
     std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(size));
+  }
+  // Pages that were not written yet cannot be dropped.
+  void write_back() const {
+    const int descriptor = ::open(path.c_str(), O_RDONLY);
+    EXPECT_EQ(::fsync(descriptor), 0);
+    ::close(descriptor);
   }
   ~TemporaryFile() { std::filesystem::remove(path); }
   std::filesystem::path path;
@@ -133,6 +141,58 @@ INSTANTIATE_TEST_SUITE_P(Readers, EveryReader,
                                          Variant{ReaderKind::threads, true},
                                          Variant{ReaderKind::threads, false},
                                          Variant{ReaderKind::automatic, true}));
+
+// Through a mapping, what is asked for is in memory afterwards, and the buffer is left alone.
+TEST(InPlaceReader, BringsBytesIntoMemoryWhereTheyAreMapped) {
+  TemporaryFile file(9 * kMiB + 777);
+  file.write_back();
+  const std::shared_ptr<const MappedFile> mapped = MappedFile::open(file.path).value();
+  auto reader = open_in_place_reader({mapped}, 3);
+  ASSERT_EQ(reader->queue_depth(), 3u);
+  mapped->drop({0, mapped->size()});
+  const ByteRange ranges[] = {
+      {kMiB / 2, 3 * kMiB / 2}, {4 * kMiB, 2 * kMiB}, {9 * kMiB, align_up(777, 4096)}};
+  for (const ByteRange& range : ranges) {
+    reader->submit({0, range.offset, range.size, nullptr, range.offset});
+  }
+  const auto completions = wait_for(*reader, std::size(ranges));
+  ASSERT_EQ(completions.size(), std::size(ranges));
+  for (const ReadCompletion& completion : completions) {
+    EXPECT_TRUE(completion.status) << completion.status.error().message();
+  }
+  for (const ByteRange& range : ranges) {
+    EXPECT_EQ(mapped->bytes_missing(range), 0u);
+    const Bytes size = std::min(range.size, mapped->size() - range.offset);
+    EXPECT_EQ(std::memcmp(mapped->data() + range.offset, file.bytes.data() + range.offset, size),
+              0);
+  }
+}
+
+TEST(InPlaceReader, SaysThatAFileBecameShorter) {
+  TemporaryFile file(9 * kMiB);
+  const std::shared_ptr<const MappedFile> mapped = MappedFile::open(file.path).value();
+  auto reader = open_in_place_reader({mapped}, 1);
+  std::filesystem::resize_file(file.path, 4096);
+  reader->submit({0, 4 * kMiB, kMiB, nullptr, 1});
+  const auto failed = wait_for(*reader, 1);
+  ASSERT_EQ(failed.size(), 1u);
+  ASSERT_FALSE(failed[0].status);
+  EXPECT_EQ(failed[0].status.error().code, ErrorCode::unavailable);
+  EXPECT_EQ(reader->check_unchanged().error().code, ErrorCode::unavailable);
+}
+
+// Whether it does is a matter of the system; trying leaves nothing behind.
+TEST(MappedFile, TriesHugePagesWhereOneLiesWithin) {
+  TemporaryFile file(8 * kMiB);
+  file.write_back();
+  const auto mapped = MappedFile::open(file.path).value();
+  mapped->drop({0, mapped->size()});
+  if (mapped->bytes_in_memory({0, mapped->size()}) > 0) GTEST_SKIP() << "a file system in memory";
+  if (mapped->brings_huge_pages({0, mapped->size()}) == true) {
+    EXPECT_EQ(mapped->brings_huge_pages({4096, kMiB}), std::nullopt);
+  }
+  EXPECT_EQ(mapped->bytes_in_memory({0, mapped->size()}), 0u);
+}
 
 TEST(Reader, NamesAFileThatIsNotThere) {
   auto reader = open_reader(std::array{std::filesystem::path("/nowhere/model.gguf")});

@@ -25,10 +25,13 @@ std::optional<SlotRing::Read> SlotRing::next_read() {
     if (slot.submitted == slot.size) continue;
 
     const StagePiece& piece = cycle_[slot.stage].pieces[slot.piece];
-    const Bytes size = std::min(options_.chunk, piece.size - slot.piece_done);
+    const Bytes offset = piece.offset + slot.piece_done;
+    const Bytes most =
+        options_.in_place ? options_.chunk - offset % options_.chunk : options_.chunk;
+    const Bytes size = std::min(most, piece.size - slot.piece_done);
     if (slot.begin + slot.submitted + size > end) return std::nullopt;
-    const Read read{piece.file, piece.offset + slot.piece_done, size,
-                    slot.begin % options_.capacity + slot.submitted, slot.id};
+    const Read read{piece.file, offset, size, slot.begin % options_.capacity + slot.submitted,
+                    slot.id};
     slot.state = State::loading;
     slot.submitted += size;
     slot.piece_done += size;
@@ -155,13 +158,24 @@ void SlotRing::free_done() {
     return slot.state == State::done && slot.in_flight == 0;
   };
   while (!slots_.empty() && is_free(slots_.front())) {
-    head_ = slots_.front().begin + slots_.front().size;
+    const Slot slot = std::move(slots_.front());
+    head_ = slot.begin + slot.size;
     slots_.pop_front();
+    note_freed(slot);
   }
   while (!slots_.empty() && is_free(slots_.back())) {
+    const Slot slot = std::move(slots_.back());
     slots_.pop_back();
     --next_id_;
+    note_freed(slot);
   }
+}
+
+void SlotRing::note_freed(const Slot& slot) {
+  if (!options_.in_place || slot.submitted == 0) return;
+  const bool has_another =
+      std::ranges::any_of(slots_, [&](const Slot& other) { return other.stage == slot.stage; });
+  if (!has_another) freed_.push_back(slot.stage);
 }
 
 SlotRing::Slot* SlotRing::find_usable(StageIndex stage) {

@@ -34,6 +34,7 @@
 #include <deque>
 #include <functional>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -60,6 +61,9 @@ struct SlotRingOptions {
   Bytes capacity = 0;     // bytes of slot memory; a multiple of the reader's alignment
   bool mirrored = false;  // the memory appears twice in a row, so a slot may run across its end
   Bytes chunk = kMiB;     // most bytes of one read
+  // Stages are read where their file is mapped: slots are bytes of it, `capacity` at most, and no
+  // read goes across a multiple of `chunk` in the file.
+  bool in_place = false;
 };
 
 class SlotRing {
@@ -102,6 +106,11 @@ class SlotRing {
   // REQUIRES: the stage is in use.
   void release(StageIndex stage);
 
+  // Where stages are read in place: those whose slots came free since the last call, and that have
+  // no other. What was read of them takes memory until the caller gives it back; before it has, it
+  // must not read on.
+  std::vector<StageIndex> take_freed() { return std::exchange(freed_, {}); }
+
   // Whether the stage has a slot that acquire() would use.
   bool is_coming_up(StageIndex stage) const;
 
@@ -132,6 +141,7 @@ class SlotRing {
   bool add_slot();
   void start_again_at(StageIndex stage);
   void free_done();
+  void note_freed(const Slot& slot);
   Slot* find_usable(StageIndex stage);
   Bytes place(Bytes begin, Bytes size) const;
   // Younger slots may use the ring up to here.
@@ -145,6 +155,7 @@ class SlotRing {
   StageIndex cursor_ = 0;             // the next stage to get a slot
   std::optional<StageIndex> wanted_;  // to get a slot before that, and not to be passed over
   Bytes head_ = 0;                    // where the next slot begins if there are none
+  std::vector<StageIndex> freed_;
   std::uint64_t in_flight_ = 0;
   Error error_;
 };

@@ -5,6 +5,7 @@
 #include <map>
 #include <random>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 namespace prima::weights {
@@ -227,6 +228,56 @@ TEST(SlotRing, NeverGivesWrongBytesNorStopsForEver) {
       expected = (expected + 1) % static_cast<StageIndex>(blocks.size());
     }
   }
+}
+
+TEST(SlotRing, InPlaceNoReadGoesAcrossAMultipleOfTheChunk) {
+  SlotRing ring({{{{0, 3 * kBlock, 10 * kBlock}}}},
+                {.capacity = 20 * kBlock, .mirrored = true, .chunk = 4 * kBlock, .in_place = true});
+  std::vector<std::pair<Bytes, Bytes>> reads;
+  while (const auto read = ring.next_read()) {
+    if (reads.size() == 4) break;  // the same stage again
+    reads.emplace_back(read->offset / kBlock, read->size / kBlock);
+  }
+  EXPECT_THAT(reads, testing::ElementsAre(testing::Pair(3, 1), testing::Pair(4, 4),
+                                          testing::Pair(8, 4), testing::Pair(12, 1)));
+}
+
+// What was read in place takes memory until the caller is told that it came free: used, given up or
+// failed; and not while another slot holds the same stage.
+TEST(SlotRing, InPlaceSaysWhatCameFree) {
+  SlotRing ring(layouts({2, 2, 2, 2}),
+                {.capacity = 5 * kBlock, .mirrored = true, .chunk = kBlock, .in_place = true});
+  const auto settle = [&](StageIndex failing) {
+    while (const auto read = ring.next_read()) {
+      const bool fails = read->offset / (3 * kBlock) == failing;
+      ring.complete(read->tag, fails ? fail(ErrorCode::io, "EIO") : Status());
+    }
+  };
+  settle(99);
+  ASSERT_EQ(ring.acquire(0).readiness, Readiness::ready);
+  EXPECT_THAT(ring.take_freed(), testing::IsEmpty());
+  ring.release(0);
+  EXPECT_THAT(ring.take_freed(), testing::ElementsAre(0));
+  EXPECT_THAT(ring.take_freed(), testing::IsEmpty());
+  settle(99);
+  ASSERT_EQ(ring.acquire(3).readiness, Readiness::loading);  // 1 and 2 are given up
+  EXPECT_THAT(ring.take_freed(), testing::UnorderedElementsAre(1, 2));
+  settle(3);
+  ASSERT_EQ(ring.acquire(3).readiness, Readiness::failed);
+  const auto freed = ring.take_freed();
+  EXPECT_THAT(freed, testing::Contains(3));
+  settle(99);
+  ASSERT_EQ(ring.acquire(3).readiness, Readiness::ready);
+}
+
+TEST(SlotRing, InPlaceAStageWithAnotherSlotIsNotFree) {
+  SlotRing ring(layouts({2}),
+                {.capacity = 4 * kBlock, .mirrored = true, .chunk = kBlock, .in_place = true});
+  while (const auto read = ring.next_read()) ring.complete(read->tag, {});
+  ASSERT_EQ(ring.acquire(0).readiness, Readiness::ready);
+  ring.release(0);
+  EXPECT_THAT(ring.take_freed(), testing::IsEmpty());  // read ahead for the next token
+  ASSERT_EQ(ring.acquire(0).readiness, Readiness::ready);
 }
 
 }  // namespace

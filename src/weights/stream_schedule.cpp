@@ -131,15 +131,6 @@ std::optional<StreamSchedule> streaming_of(const Sizes& sizes, Bytes budget, Byt
 
 constexpr Bytes kSlotStep = SlotMemory::kAlignment;
 
-// Slots are memory that the system cannot take back, unlike resident weights: with what else the
-// program holds of that kind (measured: 40 to 60 MiB) they stay below 96 MiB on a small device and
-// below 6 % of the memory of a device of 4 GiB or more, whatever more of them might gain. `budget`
-// is what the KV cache, buffers and the program left for weights.
-Bytes most_slot_bytes(Bytes budget) {
-  constexpr Bytes kSmallDevice = 3 * kGiB + 512 * kMiB;
-  return budget < kSmallDevice ? 48 * kMiB : budget / 22;
-}
-
 // Reads in flight hold their slots' memory but are no bytes yet: this long is a read under way.
 constexpr double kReadSeconds = 0.004;
 
@@ -194,7 +185,8 @@ Result<StreamSchedule> fastest_schedule(std::span<const Bytes> stage_bytes, Byte
   double shortest = std::numeric_limits<double>::infinity();
   for (const Bytes largest : sizes.distinct) {
     const Bytes least = smallest_slot_bytes(largest);
-    const Bytes most = std::max(least, most_slot_bytes(budget));
+    const Bytes most =
+        conditions.can_be_in_place ? budget : std::max(least, most_own_slot_bytes(budget));
     // Steps of an eighth find the best within a few percent.
     for (Bytes slots = least; slots <= most; slots += align_up(slots / 8, kSlotStep)) {
       auto schedule = streaming_of(sizes, budget, largest, slots);
@@ -215,6 +207,11 @@ Result<StreamSchedule> fastest_schedule(std::span<const Bytes> stage_bytes, Byte
     }
   }
   return best != nullptr ? best->schedule : comfortable;
+}
+
+Bytes most_own_slot_bytes(Bytes budget) {
+  constexpr Bytes kSmallDevice = 3 * kGiB + 512 * kMiB;
+  return budget < kSmallDevice ? 48 * kMiB : budget / 22;
 }
 
 Bytes comfortable_slot_bytes(Bytes largest_stage, Bytes budget) {

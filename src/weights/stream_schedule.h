@@ -30,6 +30,13 @@ struct StreamSchedule {
 // Slot memory with which the disk hardly waits for computing, if stages are at most this large.
 Bytes comfortable_slot_bytes(Bytes largest_stage, Bytes budget);
 
+// Slots of the program's own are memory that the system cannot take back, unlike resident weights
+// and weights streamed in place: with what else the program holds of that kind (measured: 40 to 60
+// MiB) they stay below 96 MiB on a small device and below 6 % of the memory of a device of 4 GiB or
+// more, whatever more of them might gain. `budget` is what the KV cache, buffers and the program
+// left for weights.
+Bytes most_own_slot_bytes(Bytes budget);
+
 // The least budget that schedule_streaming accepts for these stages.
 Bytes smallest_stream_budget(std::span<const Bytes> stage_bytes);
 
@@ -49,6 +56,8 @@ struct StreamConditions {
   // The last stage of each window; after it other devices compute.
   std::vector<std::size_t> window_ends{};
   double share = 1;  // this device's of the ring's work
+  // Slots need not be memory of the program's own: what fits the budget.
+  bool can_be_in_place = false;
 };
 
 // As schedule_streaming(), with the slot memory that makes a cycle shortest. In a ring, what other

@@ -200,6 +200,25 @@ TEST(FastestSchedule, MoreRoundsNeedFewerSlotsAndLessTime) {
   }
 }
 
+// A quarter of a model of 70B on a device of 4 GiB, 20 rounds: with slots that are memory of the
+// program's own the disk rests for most of the time, in place it hardly does.
+TEST(FastestSchedule, InPlaceSlotsAreAsLargeAsTheDiskCanUse) {
+  std::vector<Bytes> sizes;
+  for (int layer = 0; layer < 20; ++layer) sizes.insert(sizes.end(), 30, 16 * kMiB);
+  const Bytes budget = 3700 * kMiB;
+  StreamConditions conditions{
+      .disk_bytes_per_second = 4e8, .compute_bytes_per_second = 8e9, .share = 0.25};
+  for (std::size_t end = 29; end < sizes.size(); end += 30) conditions.window_ends.push_back(end);
+  const auto own = fastest_schedule(sizes, budget, conditions);
+  conditions.can_be_in_place = true;
+  const auto in_place = fastest_schedule(sizes, budget, conditions);
+  ASSERT_TRUE(own && in_place);
+  expect_sound(*in_place, sizes, budget);
+  EXPECT_LE(own->slot_bytes, most_own_slot_bytes(budget));
+  EXPECT_GT(in_place->slot_bytes, 5 * own->slot_bytes / 4);
+  EXPECT_LT(in_place->slot_bytes, 3 * own->slot_bytes);
+}
+
 TEST(FastestSchedule, AloneIsAsGoodAsComfortableSlots) {
   const auto sizes = layers_of_8b(32);
   for (const double disk : {3e8, 2e9}) {

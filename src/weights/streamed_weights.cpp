@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "weights/checksum.h"
+#include "weights/in_place_reader.h"
 #include "weights/read_speed.h"
 
 namespace prima::weights {
@@ -22,10 +23,10 @@ constexpr Bytes kEmbeddingRows = 4 * kMiB;
 // known before a file has been opened for reading, so layouts do not depend on it.
 constexpr Bytes kBlock = 4 * kKiB;
 
-// How fast weights in memory are computed with: less than an idle computer's 10 GB/s and more,
-// because other programs are at work too. Too low a guess costs a little residency, too high a
-// guess leaves the disk idle while slots are in use.
-constexpr double kComputeBytesPerSecond = 4e9;
+// How fast weights in memory are computed with: a little less than an idle computer's 10 GB/s and
+// more, because other programs are at work too. Too low a guess asks for more slots than the disk
+// can fill, at the price of residency; too high a guess leaves it idle while slots are in use.
+constexpr double kComputeBytesPerSecond = 8e9;
 
 constexpr Bytes kTensorAlignment = 64;  // of small tensors; ggml needs 32
 
@@ -160,7 +161,10 @@ Status StreamedWeights::start(Bytes budget, const std::function<bool(Bytes, Byte
   std::vector<StageLayout> cycle;
   for (const auto& stage : stages_) cycle.push_back(stage->layout);
   PRIMA_ASSIGN_OR_RETURN(auto reader, open_streaming_reader());
-  PRIMA_ASSIGN_OR_RETURN(schedule_, schedule(budget - memory().always, *reader, cycle));
+  const Bytes for_stages = budget - memory().always;
+  const bool all_fit = std::accumulate(sizes.begin(), sizes.end(), Bytes{0}) <= for_stages;
+  const bool can_be_in_place = !all_fit && can_stream_in_place();
+  PRIMA_ASSIGN_OR_RETURN(schedule_, schedule(for_stages, can_be_in_place, *reader, cycle));
   for (std::size_t i = 0; i < stages_.size(); ++i) stages_[i]->resident = !schedule_.streamed[i];
 
   drop_all_but_resident();
@@ -179,14 +183,27 @@ Status StreamedWeights::start(Bytes budget, const std::function<bool(Bytes, Byte
   if (slots == 0) {
     slots = comfortable_slot_bytes(*std::max_element(sizes.begin(), sizes.end()), budget);
   }
-  PRIMA_ASSIGN_OR_RETURN(auto memory, SlotMemory::allocate(slots));
+  in_place_ = options_.place == StreamingPlace::in_place ||
+              (can_be_in_place && slots > most_own_slot_bytes(for_stages));
   // What was given up stays out of the slots until it has been used once more: who uses it now may
   // still count on its being in memory.
   const auto is_resident = [this](StageIndex stage) {
     return stages_[stage]->resident || stages_[stage]->just_given_up;
   };
-  streamer_ = std::make_unique<Streamer>(std::move(reader), std::move(memory), std::move(cycle),
-                                         is_resident, options_.streamer);
+  if (!in_place_) {
+    PRIMA_ASSIGN_OR_RETURN(auto memory, SlotMemory::allocate(slots));
+    streamer_ = std::make_unique<Streamer>(std::move(reader), std::move(memory), std::move(cycle),
+                                           is_resident, options_.streamer);
+    return {};
+  }
+  const auto drop_streamed = [this](StageIndex stage) {
+    if (!stages_[stage]->resident && stages_[stage]->uses == 0) drop(*stages_[stage]);
+  };
+  StreamerOptions options = options_.streamer;
+  options.chunk = kInPlaceChunk;
+  streamer_ = std::make_unique<Streamer>(open_in_place_reader(files_, options_.reader.queue_depth),
+                                         InPlaceSlots{.capacity = slots, .drop = drop_streamed},
+                                         std::move(cycle), is_resident, options);
   return {};
 }
 
@@ -200,12 +217,27 @@ Result<std::unique_ptr<Reader>> StreamedWeights::open_streaming_reader() {
   return open_reader(paths_, options_.reader);
 }
 
-Result<StreamSchedule> StreamedWeights::schedule(Bytes budget, Reader& reader,
+// Tried with the stages' own bytes, because another device on this computer may hold others.
+bool StreamedWeights::can_stream_in_place() const {
+  if (options_.place != StreamingPlace::automatic) {
+    return options_.place == StreamingPlace::in_place;
+  }
+  constexpr std::size_t kTries = 8;
+  for (std::size_t i = 0; i < std::min(kTries, stages_.size()); ++i) {
+    const Member& member = stages_[i]->members.front();
+    const auto answer = files_[member.file]->brings_huge_pages(member.bytes);
+    if (answer) return *answer;
+  }
+  return false;
+}
+
+Result<StreamSchedule> StreamedWeights::schedule(Bytes budget, bool can_be_in_place, Reader& reader,
                                                  std::span<const StageLayout> cycle) const {
   const std::vector<Bytes> sizes = stage_bytes();
   const bool all_fit = std::accumulate(sizes.begin(), sizes.end(), Bytes{0}) <= budget;
   StreamConditions conditions{.compute_bytes_per_second = kComputeBytesPerSecond,
-                              .share = options_.ring.share};
+                              .share = options_.ring.share,
+                              .can_be_in_place = can_be_in_place};
   if (!all_fit && !options_.slot_bytes) {
     conditions.disk_bytes_per_second =
         measure_read_speed(reader, cycle, options_.streamer.chunk, SystemClock());
@@ -293,16 +325,28 @@ Status StreamedWeights::make_ready(StageIndex index, Stage& stage) {
   stage.drop_after_use = stage.just_given_up.exchange(false);
   if (stage.resident || stage.drop_after_use) {
     PRIMA_RETURN_IF_ERROR(bring_back(stage));
-    for (const Member& member : stage.members) {
-      member.tensor->data = files_[member.file]->data() + member.bytes.offset;
-    }
+    use_in_place(stage);
     stage.in_slot = false;
     return {};
   }
   PRIMA_ASSIGN_OR_RETURN(std::byte* const slot, streamer_->acquire(index));
-  for (const Member& member : stage.members) member.tensor->data = slot + member.slot_offset;
+  if (in_place_) {
+    if (Status status = bring_back(stage); !status) {
+      streamer_->release(index);
+      return status;
+    }
+    use_in_place(stage);
+  } else {
+    for (const Member& member : stage.members) member.tensor->data = slot + member.slot_offset;
+  }
   stage.in_slot = true;
   return {};
+}
+
+void StreamedWeights::use_in_place(const Stage& stage) const {
+  for (const Member& member : stage.members) {
+    member.tensor->data = files_[member.file]->data() + member.bytes.offset;
+  }
 }
 
 // A layer store may have been damaged since it was written: the first time its bytes are here.
@@ -330,18 +374,19 @@ void StreamedWeights::release(StageIndex index) {
   stage.in_slot = false;
 }
 
-// A resident stage whose pages the system took, or one just given up. They come back in place: the
+// A stage whose pages the system took, or one just given up. They come back in place: the
 // slots are busy with what comes next, and leaving the order of streaming would cost more. That it
 // happened at all is for the residency policy, which has fewer stages resident soon.
 Status StreamedWeights::bring_back(const Stage& stage) {
   for (const Member& member : stage.members) {
     const MappedFile& file = *files_[member.file];
     PRIMA_RETURN_IF_ERROR(file.check_unchanged());
-    if (file.is_in_memory(member.bytes)) continue;
+    const Bytes missing = file.bytes_missing(member.bytes);
+    if (missing == 0) continue;
     PRIMA_RETURN_IF_ERROR(file.fetch(member.bytes));
-    fetched_bytes_ += member.bytes.size;
+    fetched_bytes_ += missing;
     // What set_resident() gave up was not taken; counted, it would make the next to be given up.
-    if (stage.resident) lost_bytes_ += member.bytes.size;
+    if (!stage.drop_after_use) lost_bytes_ += missing;
   }
   return {};
 }

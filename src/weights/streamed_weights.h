@@ -84,12 +84,14 @@ class StreamedWeights final : public Weights {
   WeightMemory memory() const;
   StreamerStatistics statistics() const;
 
-  // Of resident stages whose pages the system took without asking: since the start.
+  // Of resident stages, and such as were in memory ahead of use in place, that the system took
+  // without asking: since the start.
   Bytes lost_bytes() const { return lost_bytes_; }
   // Read since the start besides what was streamed, so that resident stages are in memory.
   Bytes fetched_bytes() const { return fetched_bytes_; }
   std::string description() const;  // "io_uring, direct"
   bool reads_directly() const;
+  bool streams_in_place() const { return in_place_; }
 
  private:
   struct Member {
@@ -121,8 +123,10 @@ class StreamedWeights final : public Weights {
   ggml_backend_buffer_t buffer_of(const PlacedTensor& tensor);
   std::vector<Bytes> stage_bytes() const;
   Result<std::unique_ptr<Reader>> open_streaming_reader();
-  Result<StreamSchedule> schedule(Bytes budget, Reader& reader,
+  Result<StreamSchedule> schedule(Bytes budget, bool can_be_in_place, Reader& reader,
                                   std::span<const StageLayout> cycle) const;
+  bool can_stream_in_place() const;
+  void use_in_place(const Stage& stage) const;
   Status make_ready(StageIndex index, Stage& stage);
   Status bring_back(const Stage& stage);
   Status verify(Stage& stage) const;
@@ -133,7 +137,8 @@ class StreamedWeights final : public Weights {
 
   StreamingOptions options_;
   std::vector<std::filesystem::path> paths_;
-  std::vector<std::unique_ptr<MappedFile>> files_;
+  std::vector<std::shared_ptr<const MappedFile>> files_;
+  bool in_place_ = false;
   ggml_context_ptr context_;
   std::vector<std::byte> small_;  // norms, biases; aligned by its users
   ggml_backend_buffer_ptr small_buffer_;

@@ -59,6 +59,61 @@ TEST_F(StreamedWeightsTest, WhatIsGivenUpWasNotTakenByTheSystem) {
   EXPECT_EQ(weights_->lost_bytes(), 0);
 }
 
+// In memory are the resident stages and, ahead of use, as much of the others as slots allow.
+TEST(StreamedWeights, InPlaceHoldsNoMoreThanSlotsWould) {
+  const model::TemporaryFolder folder;
+  const auto path = folder.path() / "model.gguf";
+  // Stages large enough that the pages which they share at their ends are few.
+  ASSERT_TRUE(
+      model::synthesize(model::SynthOptions{.n_layer = 6, .n_embd = 512, .n_ff = 1024}, path));
+  const auto model = model::ModelFile::open(path).value();
+  const auto other = MappedFile::open(path).value();
+  other->drop({0, other->size()});
+  if (other->bytes_in_memory({0, other->size()}) > 0) GTEST_SKIP() << "a file system in memory";
+  const WeightLayout layout = gguf_layout(model, {.layers = {0, 1, 2, 3, 4, 5}});
+  StreamingOptions options;
+  options.place = StreamingPlace::in_place;
+  const auto weights = StreamedWeights::open(layout, options).value();
+  const Bytes least = weights->smallest_budget();
+  ASSERT_TRUE(weights->start(least + (weights->full_budget() - least) / 3));
+  ASSERT_TRUE(weights->streams_in_place());
+  std::vector<StageIndex> cycle;
+  for (const PlacedTensor& tensor : layout.tensors) {
+    if (!is_staged(tensor)) continue;
+    const auto stage = weights->streamed_stage(weights->parts(tensor.role, tensor.layer).front());
+    if (cycle.empty() || cycle.back() < *stage) cycle.push_back(*stage);
+  }
+  const Bytes allowed = weights->memory().resident + weights->memory().slots +
+                        2 * cycle.size() * 4096;  // pages that stages share
+  const auto held = [&] {
+    Bytes bytes = 0;
+    for (const PlacedTensor& tensor : layout.tensors) {
+      if (is_staged(tensor)) bytes += other->bytes_in_memory(tensor.bytes);
+    }
+    return bytes;
+  };
+  for (int token = 0; token < 3; ++token) {
+    for (const StageIndex stage : cycle) {
+      ASSERT_TRUE(weights->acquire(stage));
+      EXPECT_LE(held(), allowed);
+      weights->release(stage);
+    }
+  }
+  EXPECT_GT(weights->statistics().bytes_read, 2 * weights->memory().streamed);
+  // What is given up and taken back while it may be ahead of use in place, too.
+  const Bytes before = weights->memory().resident;
+  for (const Bytes resident : {before / 4, before}) {
+    ASSERT_TRUE(weights->set_resident(resident));
+    for (int token = 0; token < 2; ++token) {
+      for (const StageIndex stage : cycle) {
+        ASSERT_TRUE(weights->acquire(stage));
+        weights->release(stage);
+      }
+    }
+    EXPECT_LE(held(), allowed);
+  }
+}
+
 // The system would keep what was used before, and take the fresh resident stages instead.
 TEST(StreamedWeights, DropsWhatTheFileCacheHoldsOfOtherLayers) {
   const model::TemporaryFolder folder;

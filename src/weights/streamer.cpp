@@ -20,16 +20,26 @@ std::size_t full_queue(std::size_t queue_depth, Bytes slot_memory, Bytes chunk) 
   return std::max<std::size_t>(1, std::min<std::size_t>(queue_depth, slot_memory / chunk) / 2);
 }
 
+SlotRingOptions ring_options(const std::variant<SlotMemory, InPlaceSlots>& memory, Bytes chunk) {
+  if (const auto* slots = std::get_if<SlotMemory>(&memory)) {
+    return {.capacity = slots->capacity(), .mirrored = slots->mirrored(), .chunk = chunk};
+  }
+  const Bytes capacity = std::get<InPlaceSlots>(memory).capacity;
+  return {.capacity = capacity, .mirrored = true, .chunk = chunk, .in_place = true};
+}
+
 }  // namespace
 
-Streamer::Streamer(std::unique_ptr<Reader> reader, SlotMemory memory,
+Streamer::Streamer(std::unique_ptr<Reader> reader, std::variant<SlotMemory, InPlaceSlots> memory,
                    std::vector<StageLayout> cycle, std::function<bool(StageIndex)> skip,
                    const StreamerOptions& options)
     : options_(options),
       reader_(std::move(reader)),
       memory_(std::move(memory)),
-      ring_(std::move(cycle), {memory_.capacity(), memory_.mirrored(), options.chunk}),
-      reading_time_(full_queue(reader_->queue_depth(), memory_.capacity(), options.chunk)) {
+      slots_(std::holds_alternative<SlotMemory>(memory_) ? std::get<SlotMemory>(memory_).data()
+                                                         : nullptr),
+      ring_(std::move(cycle), ring_options(memory_, options.chunk)),
+      reading_time_(full_queue(reader_->queue_depth(), ring_.capacity(), options.chunk)) {
   ring_.set_skip(std::move(skip));
   thread_ = std::thread([this] { work(); });
 }
@@ -45,7 +55,7 @@ Streamer::~Streamer() {
     log::error("a disk has not answered for {:.0f} s; leaving its reads alone",
                seconds(kDrainLimit));
     (void)reader_.release();
-    (void)new SlotMemory(std::move(memory_));
+    (void)new auto(std::move(memory_));
   }
 }
 
@@ -55,6 +65,7 @@ void Streamer::work() {
   std::vector<ReadCompletion> completions;
   std::unique_lock lock(mutex_);
   while (!stop_) {
+    drop_freed(lock);
     reads.clear();
     while (ring_.reads_in_flight() < reader_->queue_depth()) {
       const auto read = ring_.next_read();
@@ -69,8 +80,8 @@ void Streamer::work() {
     reading_time_.began(reads.size(), clock.now());
     lock.unlock();
     for (const SlotRing::Read& read : reads) {
-      reader_->submit(
-          {read.file, read.offset, read.size, memory_.data() + read.position, read.tag});
+      reader_->submit({read.file, read.offset, read.size,
+                       slots_ != nullptr ? slots_ + read.position : nullptr, read.tag});
     }
     completions.clear();
     reader_->wait(kReaderWait, completions);
@@ -86,6 +97,17 @@ void Streamer::work() {
   }
   lock.unlock();
   drain();
+}
+
+// What is read next may take no more memory than came free.
+void Streamer::drop_freed(std::unique_lock<std::mutex>& lock) {
+  auto* const in_place = std::get_if<InPlaceSlots>(&memory_);
+  if (in_place == nullptr) return;
+  for (auto freed = ring_.take_freed(); !freed.empty(); freed = ring_.take_freed()) {
+    lock.unlock();
+    for (const StageIndex stage : freed) in_place->drop(stage);
+    lock.lock();
+  }
 }
 
 void Streamer::drain() {
@@ -114,7 +136,7 @@ Result<std::byte*> Streamer::acquire(StageIndex stage) {
         ++statistics_.stages_acquired;
         statistics_.waited += clock.now() - start;
         if (had_to_wait && idle_work_ != nullptr) idle_work_->ended(stage, clock.now() - start);
-        return memory_.data() + acquired.position;
+        return slots_ != nullptr ? slots_ + acquired.position : nullptr;
       case SlotRing::Readiness::failed:
         if (tried_again || ring_.error().code != ErrorCode::io) {
           return tl::unexpected(ring_.error());

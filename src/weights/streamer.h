@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <variant>
 #include <vector>
 
 #include "base/clock.h"
@@ -37,20 +38,29 @@ struct StreamerStatistics {
   Duration waited{};  // by the computing thread, in acquire()
 };
 
+// In the place of slot memory where stages are computed with where their file is mapped.
+struct InPlaceSlots {
+  Bytes capacity = 0;  // of what is in memory ahead of use and in use
+  // Gives the stage's memory back. Called by the streamer's thread, without its lock.
+  std::function<void(StageIndex)> drop;
+};
+
 class Streamer {
  public:
   // `cycle`: stages in order of use; every one that is streamed fits in `memory`. `skip` says, each
   // time a stage's turn comes, whether it is passed over because it is resident; it is called with
   // the streamer's lock held.
-  Streamer(std::unique_ptr<Reader> reader, SlotMemory memory, std::vector<StageLayout> cycle,
-           std::function<bool(StageIndex)> skip = {}, const StreamerOptions& options = {});
+  Streamer(std::unique_ptr<Reader> reader, std::variant<SlotMemory, InPlaceSlots> memory,
+           std::vector<StageLayout> cycle, std::function<bool(StageIndex)> skip = {},
+           const StreamerOptions& options = {});
   ~Streamer();
   Streamer(const Streamer&) = delete;
   Streamer& operator=(const Streamer&) = delete;
 
-  // Waits until the stage is in memory; where its first piece begins. Fails with io (after trying
-  // once more), unavailable (the file changed), deadline_exceeded, or resource_exhausted (stages in
-  // use leave too little slot memory for this one). The next acquire() starts afresh.
+  // Waits until the stage is in memory; where its first piece begins, null in place. Fails with io
+  // (after trying once more), unavailable (the file changed), deadline_exceeded, or
+  // resource_exhausted (stages in use leave too little slot memory for this one). The next
+  // acquire() starts afresh.
   Result<std::byte*> acquire(StageIndex stage);
   void release(StageIndex stage);
 
@@ -64,17 +74,19 @@ class Streamer {
   void residency_changed();
 
   StreamerStatistics statistics() const;
-  Bytes memory_bytes() const { return memory_.capacity(); }
+  Bytes memory_bytes() const { return ring_.capacity(); }
   std::string description() const { return reader_->description(); }
   bool reads_directly() const { return reader_->is_direct(); }
 
  private:
   void work();
+  void drop_freed(std::unique_lock<std::mutex>& lock);
   void drain();
 
   const StreamerOptions options_;
   std::unique_ptr<Reader> reader_;  // used by the thread only, check_unchanged() excepted
-  SlotMemory memory_;
+  std::variant<SlotMemory, InPlaceSlots> memory_;
+  std::byte* const slots_;  // null in place
   IdleWork* idle_work_ = nullptr;
 
   mutable std::mutex mutex_;

@@ -26,8 +26,16 @@ struct RingPart {
   double share = 1;              // this device's of all weights
 };
 
+// Where streamed weights are in memory while they are used.
+enum class StreamingPlace {
+  automatic,  // in place if more slots are wanted than may be memory of the program's own
+  slots,      // in buffers of the program's own, by direct reads
+  in_place,   // where their file is mapped
+};
+
 struct StreamingOptions {
   ReaderOptions reader;
+  StreamingPlace place = StreamingPlace::automatic;
   StreamerOptions streamer;
   std::optional<Bytes> slot_bytes;  // by plan; else chosen for the disk and the ring
   RingPart ring;
