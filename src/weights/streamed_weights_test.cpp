@@ -96,7 +96,9 @@ TEST(StreamedWeights, InPlaceHoldsNoMoreThanSlotsWould) {
     for (const StageIndex stage : cycle) {
       ASSERT_TRUE(weights->acquire(stage));
       // What the system was just reading ahead when it was dropped at the start goes with its use.
-      if (token > 0) EXPECT_LE(held(), allowed);
+      if (token > 0) {
+        EXPECT_LE(held(), allowed);
+      }
       weights->release(stage);
     }
   }
