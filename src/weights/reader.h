@@ -5,7 +5,8 @@
 //
 // A completion says that the whole request was read (up to the file's end), or why not. Short reads
 // are continued inside. The implementations: io_uring, tried at run time because containers and
-// phones often refuse it; a pool of threads; overlapped reads on Windows.
+// phones often refuse it; a pool of threads; overlapped reads on Windows. One leaves the buffers
+// alone (in_place_reader.h).
 //
 // Thread-compatible: one thread submits and waits. Buffers must stay until their completion came;
 // destroying a Reader waits for what is in flight.

@@ -11,6 +11,9 @@
 // brought back by large reads where the system took them: the computing thread never waits for
 // single page faults.
 //
+// Streamed stages pass through slots of memory, or where many slots are wanted in place: mapped,
+// brought in ahead of use, checked before it as resident ones are, and dropped after it.
+//
 // Small tensors (norms, biases) are always in memory; of the embedding, the rows used are faulted
 // in from the file, and given back before they amount to anything.
 //

@@ -74,7 +74,7 @@ void Streamer::work() {
     }
     const bool idle = ring_.reads_in_flight() == 0;
     if (idle) {
-      work_to_do_.wait(lock);
+      if (!stop_) work_to_do_.wait(lock);  // the lock was open since that was looked at
       continue;
     }
     reading_time_.began(reads.size(), clock.now());
