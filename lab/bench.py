@@ -28,7 +28,7 @@ from models import Models
 from observation import Observation
 from planning import Reference
 from scenario import Scenario
-from systems import SLOW, SYSTEMS, Bench, Plan, even_plan
+from systems import RIVALS, SLOW, SYSTEMS, Bench, Plan
 
 REFERENCE_PROMPT = 128
 # More than most scenarios ask for, so that one answer serves them all.
@@ -126,13 +126,13 @@ class Measurement:
         self.options = options
         self.commands: list[str] = []
 
-    def plan_for(self, scenario: Scenario, reference: Reference | None) -> dict:
+    def plan_for(self, scenario: Scenario, reference: Reference | None, max_rounds: int = 0) -> dict:
         with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
             file.write(planning.rated_cluster_file(scenario, reference))
             file.flush()
             # Several users have a context each.
             cells = scenario.context * max(scenario.users, default=1)
-            return planning.ask_plan(self.options.prima, pathlib.Path(file.name), self.model, cells)
+            return planning.ask_plan(self.options.prima, pathlib.Path(file.name), self.model, cells, max_rounds)
 
     def ring_of(self, planned: dict) -> Plan:
         takes = planning.takes_plans(self.options.prima)
@@ -242,10 +242,10 @@ class Measurement:
         return runs
 
     def _lengths(self, system: str, repetition: int) -> list[int]:
-        """Of the prompts; long ones, which take minutes, are measured once, and not of the best device alone,
-        which the plan may be anyway."""
-        long_too = repetition == 0 and system != "prima-alone"
-        return [length for length in self.scenario.prompts if length <= LONG_PROMPT or long_too]
+        """Of the prompts; long ones, which take minutes, are measured once, of each program."""
+        long_too = repetition == 0 and system in ("prima", *RIVALS)
+        chosen = [length for length in self.scenario.prompts if length <= LONG_PROMPT or long_too]
+        return chosen or [min(self.scenario.prompts)]
 
     @staticmethod
     def _say(run: dict) -> None:
@@ -268,13 +268,15 @@ class Measurement:
         return planning.limit_ms(scenario.cluster, planning.weight_bytes(self.planned), kv_cache, self.reference)
 
     def _rounds(self, bench: Bench) -> list[dict]:
+        """The best plans that do with so many rounds."""
         found = []
         plan = bench.plan
         for rounds in self.scenario.rounds:
-            bench.plan = even_plan(self.scenario, bench.n_layer, rounds)
-            say(f"{rounds} rounds of {bench.plan.windows[0]} layers")
-            found.append({"rounds": rounds, "windows": bench.plan.windows,
-                          "runs": self.observe(bench, "prima", cold=False)})
+            planned = self.plan_for(self.scenario, self.reference, max_rounds=rounds)
+            bench.plan = self.ring_of(planned)
+            say(f"at most {rounds} rounds")
+            found.append({"rounds": rounds, "predicted_tpot_ms": 1000 * planned["predicted"]["tpot_seconds"],
+                          "runs": self.observe(bench, "prima", cold=False, repetition=1)})
         bench.plan = plan
         return found
 

@@ -33,7 +33,7 @@ DEFAULT_NAME = "prima-lab"
 DEFAULT_PARENT = pathlib.Path("/var/tmp")
 DEFAULT_RELAY = HERE.parent / "build/release/lab_relay"
 # What copies of the model may not take of the disk's free space.
-SPARE_DISK_BYTES = 2 << 30
+SPARE_DISK_BYTES = 6 << 30
 
 
 class LabError(Exception):
@@ -197,7 +197,7 @@ class Household:
         """Starts a program on a device. Its output goes to `log`, if given, else to this program's. One
         that is not limited is only on the device's network, as a user beside it is."""
         own = self.folder / device
-        variables = {key: value for key, value in os.environ.items() if not key.startswith("PRIMA_")}
+        variables = {key: value for key, value in os.environ.items() if not key.startswith(("PRIMA_", "LLAMA_"))}
         variables |= {"HOME": str(own), "XDG_RUNTIME_DIR": str(own), "XDG_CONFIG_HOME": str(own),
                       "XDG_CACHE_HOME": str(own), "TMPDIR": str(own)}
         folders = self.groups.folders(device) if limited else []

@@ -63,6 +63,9 @@ class Models:
         copies = [self.folder / f"{path.stem}-{number}.gguf" for number in range(1, count + 1)]
         missing = [copy for copy in copies if not copy.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
+        for other in self.folder.glob("*-[0-9].gguf"):
+            if not other.name.startswith(f"{path.stem}-"):
+                other.unlink()  # of another model, whose scenarios are over
         if len(missing) * path.stat().st_size + SPARE_DISK_BYTES > shutil.disk_usage(self.folder).free:
             return None
         for copy in missing:

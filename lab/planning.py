@@ -72,10 +72,11 @@ def rated_cluster_file(scenario: Scenario, reference: Reference | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def ask_plan(prima: pathlib.Path, cluster_file: pathlib.Path, model: pathlib.Path, context: int) -> dict:
+def ask_plan(prima: pathlib.Path, cluster_file: pathlib.Path, model: pathlib.Path, context: int,
+             max_rounds: int = 0) -> dict:
     """`prima plan`'s answer."""
     done = subprocess.run([str(prima), "plan", "--cluster", str(cluster_file), "-m", str(model), "--objective", "tpot",
-                           "-c", str(context), "--no-what-if", "--json"],
+                           "-c", str(context), "--max-rounds", str(max_rounds), "--no-what-if", "--json"],
                           capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise LabError(f"prima plan: {done.stderr.strip()}")

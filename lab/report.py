@@ -143,8 +143,8 @@ def _sweeps(result: dict) -> list[str]:
     lines = []
     rounds = result["sweeps"]["rounds"]
     if rounds:
-        lines += ["", "Over rounds, all windows alike:", ""] + _table(["rounds", "layers a window", "TPOT", "to limit"], [
-            [str(point["rounds"]), str(point["windows"][0]), _spread(results.spread(point, "prima", "tpot_ms")),
+        lines += ["", "Planned with at most so many rounds:", ""] + _table(["rounds", "predicted", "TPOT", "to limit"], [
+            [str(point["rounds"]), _ms(point["predicted_tpot_ms"]), _spread(results.spread(point, "prima", "tpot_ms")),
              f"{(results.median(point, 'prima', 'tpot_ms') or 0) / result['limit_tpot_ms']:.2f}"] for point in rounds])
     points = results.sweep_points(result)
     if points:

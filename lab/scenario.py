@@ -11,7 +11,7 @@ systems and how often.
     systems = ["prima", "llama.cpp"]      # the keys of systems.SYSTEMS; the first is the subject
     slow_tokens = 3                 # of an answer of a system that reads its whole model for each
     slow_repetitions = 1            # of those systems
-    rounds = [1, 2, 4, 8]           # also Prima with so many rounds, windows even
+    rounds = [1, 2, 4, 8]           # also Prima with at most so many rounds
     memories = ["1 GiB", "2 GiB"]   # also Prima with so much memory on its only device
     users = [1, 4, 8]               # also tokens a second of `prima serve` for so many at once
     stall = "node3"                 # also what happens when this device stalls, and when it leaves

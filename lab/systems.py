@@ -68,12 +68,6 @@ def threads(device: Device) -> int:
     return max(1, math.ceil(device.cores or len(os.sched_getaffinity(0))))
 
 
-def even_plan(scenario: Scenario, n_layer: int, rounds: int) -> Plan:
-    names = [device.name for device in scenario.cluster.devices]
-    window = math.ceil(n_layer / len(names) / rounds)
-    return Plan(tuple(names), (window,) * len(names), rounds)
-
-
 def _device_options(bench: Bench, device: str) -> list[str]:
     limits = bench.home.cluster.device(device)
     return ["-m", bench.home.model(device), "--memory", str(limits.budget_bytes), "--threads", str(threads(limits))]

@@ -46,7 +46,7 @@ def result(**more) -> dict:
                 + [run("llama.cpp", i, tpot) for i, tpot in enumerate((12000.0, 12100.0, 12200.0))]
                 + [run("prima", 0, 5000.0, thrown_out=True, disturbed=True)],
         "limit_tpot_ms": 800.0,
-        "sweeps": {"rounds": [{"rounds": k, "windows": [16 // k] * 2, "runs": [run("prima", 0, 2000.0 / k)]}
+        "sweeps": {"rounds": [{"rounds": k, "predicted_tpot_ms": 1900.0 / k, "runs": [run("prima", 0, 2000.0 / k)]}
                               for k in (1, 2)], "memories": []},
         "not_emulated": ["GPUs of one"], "failed": [], "frames": "", "commands": ["one$ prima run"], "seconds": 100.0,
     } | more

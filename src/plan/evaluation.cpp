@@ -10,8 +10,8 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // The least period T with the sum of turns at T, plus hops, no more than T.
-double least_period(const std::vector<Load>& loads, const std::vector<Capacity>& capacities,
-                    double rounds, double hops_seconds) {
+double relaxed_period(const std::vector<Load>& loads, const std::vector<Capacity>& capacities,
+                      double rounds, double hops_seconds) {
   const auto sum_at = [&](double period) {
     double sum = hops_seconds;
     for (std::size_t i = 0; i < loads.size(); ++i) {
@@ -58,7 +58,7 @@ Sized Evaluation::size(Decision decision, std::uint32_t margin) const {
   }
   const double rounds = decision.rounds;
   const double hops = hops_seconds(decision, problem_.decode);
-  sized.period_seconds = least_period(loads, capacities, rounds, hops);
+  sized.period_seconds = relaxed_period(loads, capacities, rounds, hops);
   const auto grid = static_cast<double>(problem_.slot_grid);
   for (std::size_t i = 0; i < loads.size(); ++i) {
     const double wanted = wanted_slots(loads[i], capacities[i], rounds, sized.period_seconds);
@@ -87,6 +87,8 @@ double Evaluation::relaxed_objective(const Decision& decision,
   double best = kInfinity;  // of the ways to cut the prompt, or the sequences, into steps
   for (std::size_t kind = 1; kind < kinds_.size(); ++kind) {
     const StepCosts& costs = *kinds_[kind];
+    // One device computes a prompt's steps one after the other: cutting it gains nothing.
+    if (objective != Objective::throughput && costs.steps > 1 && loads.size() == 1) break;
     double path = hops_seconds(decision, costs);
     double busiest = 0;  // of one step
     double disk = 0;
@@ -172,7 +174,7 @@ double Evaluation::output_seconds(const StepCosts& costs, const Share& head) con
   return device.gpu_seconds[head.output_gpu].back() + device.gpu_copy_seconds[head.output_gpu];
 }
 
-double Evaluation::relaxed_seconds(const Decision& decision) const {
+double Evaluation::relaxed_with_its_slots(const Decision& decision) const {
   const auto windows = windows_of(problem_, decision);
   std::vector<Load> loads;
   double path = hops_seconds(decision, problem_.decode);
@@ -265,7 +267,7 @@ double Evaluation::simulate(const Decision& decision, double target) {
   Seen& seen = seen_.try_emplace(decision).first->second;
   if (seen.exact || seen.seconds >= target) return seen.seconds;
   if (std::isfinite(target)) {
-    seen.seconds = relaxed_seconds(decision);
+    seen.seconds = relaxed_with_its_slots(decision);
     if (seen.seconds >= target) return seen.seconds;
   }
   seen.seconds = kInfinity;

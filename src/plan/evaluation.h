@@ -64,7 +64,7 @@ class Evaluation {
                        const std::vector<Load>& loads, std::size_t kind, double path_seconds) const;
   double window_seconds(const StepCosts& costs, const Share& share, const Window& window) const;
   // By the relaxed model with the decision's slots, whether they fit or not.
-  double relaxed_seconds(const Decision& decision) const;
+  double relaxed_with_its_slots(const Decision& decision) const;
   // A way to cut the prompt, or the sequences, into steps, and what it takes at least.
   struct Cut {
     SimulatedRing ring;

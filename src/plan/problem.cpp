@@ -70,10 +70,11 @@ Bytes least_layer_bytes(const ModelShape& shape) {
 Status validate(const DeviceProfile& device, bool is_head, const ModelShape& shape) {
   const std::string where = "device " + device.name;
   if (device.memory_available_bytes == 0) {
-    return fail(ErrorCode::invalid_argument, where + " has no memory available",
-                "Leave it out, or give it at least " +
-                    format_bytes(shape.buffer_bytes + least_layer_bytes(shape)) +
-                    ", which one layer and its buffers take");
+    return fail(
+        ErrorCode::invalid_argument, where + " has no memory available",
+        "Leave it out, or give it at least " +
+            format_bytes(shape.program_bytes + shape.buffer_bytes + least_layer_bytes(shape)) +
+            ", which the program, one layer and its buffers take");
   }
   if (!(device.disk_read_bytes_per_second >= 0) ||
       !std::isfinite(device.disk_read_bytes_per_second)) {

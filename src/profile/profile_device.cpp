@@ -109,12 +109,12 @@ struct Known {
 };
 
 // A head's says all that a worker's does, and one that was taken without a budget all that one
-// within a budget does.
+// within a budget does. What was taken for just this comes first: it may have been taken anew.
 std::optional<Known> find_in(const ProfileCache& cache, const model::ModelFile& model,
                              const ProfileRequest& request) {
   for (const bool is_head : {true, false}) {
     if (request.is_head && !is_head) continue;
-    for (const bool budgeted_only : {false, true}) {
+    for (const bool budgeted_only : {true, false}) {
       if (budgeted_only && !is_budgeted(request)) continue;
       std::string key = key_of(model, request, is_head, budgeted_only);
       if (auto profile = cache.find(key)) return Known{std::move(key), std::move(*profile)};

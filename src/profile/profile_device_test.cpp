@@ -203,11 +203,18 @@ TEST_F(ProfileDevice, LeavesOutWhatABudgetRulesOut) {
   EXPECT_FALSE(profile()->measured);
   request_.memory.reset();
   EXPECT_TRUE(profile()->measured);  // it is not enough for this one
+}
+
+TEST_F(ProfileDevice, OfAllServesWithinABudgetTooUntilMeasuredAnew) {
+  const auto all = profile();
+  ASSERT_TRUE(all);
   request_.memory = weights::MemoryBudget{.total = kGiB, .was_asked = true};
-  const auto all = profile();  // which serves both
-  EXPECT_FALSE(all->measured);
-  EXPECT_NE(all->profile.cpu_layers[0].short_context_seconds.seconds,
-            all->profile.cpu_budgeted_layers[0].short_context_seconds.seconds);
+  EXPECT_FALSE(profile()->measured);
+  request_.fresh = true;
+  const auto fresh = profile();
+  request_.fresh = false;
+  EXPECT_EQ(profile()->profile.cpu_budgeted_layers[0].short_context_seconds.seconds,
+            fresh->profile.cpu_budgeted_layers[0].short_context_seconds.seconds);
 }
 
 TEST_F(ProfileDevice, OfAHeadServesAWorkerToo) {

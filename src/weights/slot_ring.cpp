@@ -172,7 +172,7 @@ void SlotRing::free_done() {
 }
 
 void SlotRing::note_freed(const Slot& slot) {
-  if (!options_.in_place || slot.submitted == 0) return;
+  if (!options_.in_place) return;
   const bool has_another =
       std::ranges::any_of(slots_, [&](const Slot& other) { return other.stage == slot.stage; });
   if (!has_another) freed_.push_back(slot.stage);

@@ -196,8 +196,10 @@ Status StreamedWeights::start(Bytes budget, const std::function<bool(Bytes, Byte
                                            is_resident, options_.streamer);
     return {};
   }
-  const auto drop_streamed = [this](StageIndex stage) {
-    if (!stages_[stage]->resident && stages_[stage]->uses == 0) drop(*stages_[stage]);
+  const auto drop_streamed = [this](StageIndex index) {
+    const Stage& stage = *stages_[index];
+    const std::lock_guard lock(dropping_mutex_);
+    if (!stage.resident && !stage.taken_back && stage.uses == 0) drop(stage);
   };
   StreamerOptions options = options_.streamer;
   options.chunk = kInPlaceChunk;
@@ -217,7 +219,8 @@ Result<std::unique_ptr<Reader>> StreamedWeights::open_streaming_reader() {
   return open_reader(paths_, options_.reader);
 }
 
-// Tried with the stages' own bytes, because another device on this computer may hold others.
+// Tried with the stages' own bytes, because another device on this computer may hold others; again
+// where memory may just have been too fragmented.
 bool StreamedWeights::can_stream_in_place() const {
   if (options_.place != StreamingPlace::automatic) {
     return options_.place == StreamingPlace::in_place;
@@ -226,7 +229,7 @@ bool StreamedWeights::can_stream_in_place() const {
   for (std::size_t i = 0; i < std::min(kTries, stages_.size()); ++i) {
     const Member& member = stages_[i]->members.front();
     const auto answer = files_[member.file]->brings_huge_pages(member.bytes);
-    if (answer) return *answer;
+    if (answer == true) return true;
   }
   return false;
 }
@@ -243,7 +246,13 @@ Result<StreamSchedule> StreamedWeights::schedule(Bytes budget, bool can_be_in_pl
         measure_read_speed(reader, cycle, options_.streamer.chunk, SystemClock());
   }
   if (conditions.disk_bytes_per_second <= 0) {
-    return schedule_streaming(sizes, budget, options_.slot_bytes);
+    std::optional<Bytes> slots = options_.slot_bytes;
+    if (slots && !can_be_in_place) {
+      const Bytes largest = *std::max_element(sizes.begin(), sizes.end());
+      const Bytes enough = align_up(largest, SlotMemory::kAlignment);
+      slots = std::min(*slots, std::max(most_own_slot_bytes(budget), enough));
+    }
+    return schedule_streaming(sizes, budget, slots);
   }
   for (const int last_layer : options_.ring.last_layers) {
     std::optional<std::size_t> end;
@@ -281,10 +290,19 @@ Status StreamedWeights::set_resident(Bytes bytes) {
   }
   ++residency_version_;
   for (std::size_t i = 0; i < stages_.size(); ++i) {
-    if (wanted.streamed[i] || stages_[i]->resident) continue;
-    PRIMA_RETURN_IF_ERROR(fetch(*stages_[i]));
-    fetched_bytes_ += sizes[i];
-    stages_[i]->resident = true;
+    Stage& stage = *stages_[i];
+    if (wanted.streamed[i] || stage.resident) continue;
+    {
+      const std::lock_guard lock(dropping_mutex_);
+      stage.taken_back = true;  // whoever streams it in place drops it no more
+    }
+    const Status fetched = fetch(stage);
+    if (fetched) {
+      fetched_bytes_ += sizes[i];
+      stage.resident = true;
+    }
+    stage.taken_back = false;
+    PRIMA_RETURN_IF_ERROR(fetched);
   }
   {
     const std::lock_guard lock(schedule_mutex_);

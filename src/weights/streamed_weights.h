@@ -112,6 +112,7 @@ class StreamedWeights final : public Weights {
     std::atomic<bool> resident = false;
     std::atomic<int> uses = 0;
     std::atomic<bool> just_given_up = false;
+    std::atomic<bool> taken_back = false;  // being fetched, to be resident
     // As it is in use; of the computing thread.
     bool in_slot = false;
     bool drop_after_use = false;
@@ -155,6 +156,7 @@ class StreamedWeights final : public Weights {
   std::atomic<Bytes> lost_bytes_ = 0;
   std::atomic<Bytes> fetched_bytes_ = 0;
   std::atomic<std::uint64_t> residency_version_ = 0;
+  std::mutex dropping_mutex_;  // held while what was streamed in place is dropped
   mutable std::mutex schedule_mutex_;
   StreamSchedule schedule_;
   std::unique_ptr<Streamer> streamer_;  // last: its thread uses the others
