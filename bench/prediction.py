@@ -22,7 +22,7 @@ group allows; or a process was killed for memory.
 
 --neighbours N: also runs the chosen plan and its neighbours (rounds halved and doubled, a layer moved to
 the next device, a device dropped), N pairs each in the order ABBA, and prints how each compares, with a
-95 % interval.
+95 % interval. --named TEXT: only those whose name has this in it, "without" for instance.
 """
 
 import argparse
@@ -329,13 +329,15 @@ def interval(logs):
     return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
 
 
-def compare(cluster, work, pairs, tokens, prompt):
+def compare(cluster, work, pairs, named, tokens, prompt):
     """Runs the plan and each neighbour in pairs; how many neighbours are more than 5 % faster for sure."""
     faster = 0
     path = os.path.join(work, "plan.json")
     cluster.plan(path)
     plan = json.load(open(path))
     for name, neighbour in neighbours_of(plan).items():
+        if named not in name:
+            continue
         other = os.path.join(work, "neighbour.json")
         json.dump(neighbour, open(other, "w"))
         logs, totals = [], {path: 0, other: 0}
@@ -407,7 +409,7 @@ def measure(number, prima, models, options):
         print(f"    head's profile {profiling:.1f} s; in all {result['seconds']:.1f} s",
               flush=True)
         if options.neighbours:
-            faster = compare(cluster, work, options.neighbours, options.tokens,
+            faster = compare(cluster, work, options.neighbours, options.named, options.tokens,
                              "Once upon a time")
     except RuntimeError as error:
         missed = 1
@@ -425,6 +427,7 @@ def main():
     parser.add_argument("--prima", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--only", help="numbers of configurations, from 1")
+    parser.add_argument("--named", default="", help="of the neighbours, those with this in their name")
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--neighbours", type=int, default=0)
     parser.add_argument("--keep", help="a folder for profiles and logs")
