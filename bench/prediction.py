@@ -13,8 +13,9 @@ prints the time per token that the plan promised beside the one that was measure
 
 The devices share this machine's processor. With one sequence they compute in turn, so each has the
 whole processor while it is its turn, and its profile is taken just so, one device after the other.
-Devices are made uneven by --threads. Nothing else may run meanwhile. A first answer corrects the profiles, as wherever Prima is used; then up to five
-more are asked for within half a minute, and what is shown is the one whose error is the median.
+Devices are made uneven by --threads. Nothing else may run meanwhile. A first answer corrects the
+profiles, as wherever Prima is used; then up to five more are asked for within half a minute, and what is
+shown is the one whose error is the median.
 
 A configuration is void, and says so, where it is not what it is called: weights are read from disk
 although it is called to fit, or none are although not; a device took a larger budget than its control

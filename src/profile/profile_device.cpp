@@ -173,10 +173,9 @@ class Measuring {
   Result<DeviceProfile> run() {
     end_ = clock_.now() + request_.limit;
     const auto gpus = compute::list_gpus();
-    const bool unbudgeted = !is_budgeted(request_);
-    total_ = kDisk + kBudgetedLayers + (unbudgeted ? kLayers : 0) +
+    total_ = kDisk + kBudgetedLayers + (unbudgeted_ ? kLayers : 0) +
              static_cast<double>(gpus.size()) * kGpu +
-             (request_.is_head ? kBudgetedOutput + (unbudgeted ? kOutput : 0) : 0);
+             (request_.is_head ? kBudgetedOutput + (unbudgeted_ ? kOutput : 0) : 0);
     PRIMA_RETURN_IF_ERROR(measure_file());
     PRIMA_RETURN_IF_ERROR(measure_processor());
     for (const compute::GpuInfo& gpu : gpus) PRIMA_RETURN_IF_ERROR(measure_gpu(gpu));
@@ -212,9 +211,8 @@ class Measuring {
   }
 
   Status measure_processor() {
-    const bool unbudgeted = !is_budgeted(request_);
     TimedLayers layers;
-    if (unbudgeted) {
+    if (unbudgeted_) {
       PRIMA_ASSIGN_OR_RETURN(const Duration limit, begin("layers on the processor", kLayers));
       PRIMA_ASSIGN_OR_RETURN(
           layers, measure_layers(model_, request_.classes, measurement(false), {}, limit, clock_));
@@ -224,7 +222,7 @@ class Measuring {
     PRIMA_ASSIGN_OR_RETURN(layers, measure_layers(model_, request_.classes, measurement(true),
                                                   layers.contexts, limit, clock_));
     profile_.cpu_budgeted_layers = std::move(layers.classes);
-    if (!unbudgeted) profile_.cpu_layers = profile_.cpu_budgeted_layers;
+    if (!unbudgeted_) profile_.cpu_layers = profile_.cpu_budgeted_layers;
     profile_.compute_buffer_bytes = layers.compute_buffers;
     if (!request_.is_head) return {};
     PRIMA_ASSIGN_OR_RETURN(limit, begin("output layer within a memory budget", kBudgetedOutput));
@@ -232,7 +230,7 @@ class Measuring {
                            measure_output_layer(model_, measurement(true), limit, clock_));
     profile_.cpu_budgeted_output_seconds = timed.times;
     profile_.compute_buffer_bytes = std::max(profile_.compute_buffer_bytes, timed.compute_buffers);
-    if (!unbudgeted) {
+    if (!unbudgeted_) {
       profile_.cpu_output_seconds = profile_.cpu_budgeted_output_seconds;
       return {};
     }
@@ -279,6 +277,7 @@ class Measuring {
   const Bytes memory_;
   const ProfileProgress& progress_;
   const Clock& clock_;
+  const bool unbudgeted_ = !is_budgeted(request_);
   Instant end_{};
   double total_ = 1;
   double done_ = 0;

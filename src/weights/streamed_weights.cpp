@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 #include <string>
 #include <utility>
 
@@ -162,8 +161,7 @@ Status StreamedWeights::start(Bytes budget, const std::function<bool(Bytes, Byte
   for (const auto& stage : stages_) cycle.push_back(stage->layout);
   PRIMA_ASSIGN_OR_RETURN(auto reader, open_streaming_reader());
   const Bytes for_stages = budget - memory().always;
-  const bool all_fit = std::accumulate(sizes.begin(), sizes.end(), Bytes{0}) <= for_stages;
-  const bool can_be_in_place = !all_fit && can_stream_in_place();
+  const bool can_be_in_place = budget < full_budget() && can_stream_in_place();
   PRIMA_ASSIGN_OR_RETURN(schedule_, schedule(for_stages, can_be_in_place, *reader, cycle));
   for (std::size_t i = 0; i < stages_.size(); ++i) stages_[i]->resident = !schedule_.streamed[i];
 
@@ -237,10 +235,10 @@ bool StreamedWeights::can_stream_in_place() const {
 Result<StreamSchedule> StreamedWeights::schedule(Bytes budget, bool can_be_in_place, Reader& reader,
                                                  std::span<const StageLayout> cycle) const {
   const std::vector<Bytes> sizes = stage_bytes();
-  const bool all_fit = std::accumulate(sizes.begin(), sizes.end(), Bytes{0}) <= budget;
   StreamConditions conditions{.compute_bytes_per_second = kComputeBytesPerSecond,
                               .share = options_.ring.share,
                               .can_be_in_place = can_be_in_place};
+  const bool all_fit = budget + memory().always >= full_budget();
   if (!all_fit && !options_.slot_bytes) {
     conditions.disk_bytes_per_second =
         measure_read_speed(reader, cycle, options_.streamer.chunk, SystemClock());
