@@ -32,6 +32,7 @@ from results import tokens
 from scenario import Scenario, find_scenario, read_scenario
 from systems import RIVALS
 
+BUILD = HERE.parent / "build/release"
 MEASURED = HERE.parent / "build/lab"
 
 
@@ -58,11 +59,14 @@ def run(home: Household, arguments: argparse.Namespace) -> int:
 
 
 def llama_cpp_programs() -> pathlib.Path:
-    """Their folder; they are built where they are not there."""
-    built = subprocess.run([str(HERE / "build_llama_cpp.sh")], stdout=subprocess.PIPE, text=True, check=False)
+    """Their folder, in Prima's build, which compiles them where they are not there yet."""
+    say("building llama.cpp's programs")
+    built = subprocess.run(["cmake", "--build", str(BUILD), "--target", "llama_cpp_programs"],
+                           stdout=sys.stderr, check=False)
     if built.returncode != 0:
-        raise LabError("llama.cpp's programs could not be built; --only-prima leaves them out")
-    return pathlib.Path(built.stdout.strip())
+        raise LabError("llama.cpp's programs could not be built; --only-prima leaves them out, --llama-cpp "
+                       "names the folder of others")
+    return BUILD / "llama.cpp"
 
 
 def as_asked(scenario: Scenario, arguments: argparse.Namespace) -> Scenario:
@@ -87,7 +91,7 @@ def bench(arguments: argparse.Namespace) -> int:
     scenarios = [as_asked(read_scenario(find_scenario(name)), arguments) for name in arguments.scenarios]
     rivals = any(system in RIVALS for scenario in scenarios for system in scenario.systems)
     options = Options(arguments.name, arguments.folder, arguments.relay, arguments.prima.resolve(),
-                      llama_cpp_programs() if rivals else None, arguments.attempts, arguments.hook)
+                      (arguments.llama_cpp or llama_cpp_programs()) if rivals else None, arguments.attempts, arguments.hook)
     arguments.output.mkdir(parents=True, exist_ok=True)
     failed = 0
     models = Models(options.prima, arguments.folder / f"{arguments.name}-models", arguments.model)
@@ -138,7 +142,9 @@ def main() -> int:
     part = verbs.add_parser("bench")
     part.add_argument("scenarios", nargs="+", metavar="SCENARIO")
     part.add_argument("--model", type=pathlib.Path, help="a GGUF file to measure instead of the scenario's model")
-    part.add_argument("--prima", type=pathlib.Path, default=HERE.parent / "build/release/prima")
+    part.add_argument("--prima", type=pathlib.Path, default=BUILD / "prima")
+    part.add_argument("--llama-cpp", type=pathlib.Path,
+                      help="the folder of llama-completion and ggml-rpc-server, instead of those of Prima's build")
     part.add_argument("--output", type=pathlib.Path, default=MEASURED, help="a folder for the results")
     part.add_argument("--if-possible", action="store_true", help="succeed, saying why, where there can be no lab")
     part.add_argument("--only-prima", action="store_true", help="leave llama.cpp out")

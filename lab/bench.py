@@ -28,12 +28,14 @@ from models import Models
 from observation import Observation
 from planning import Reference
 from scenario import Scenario
-from systems import RIVALS, SLOW, SYSTEMS, Bench, Plan
+from systems import PROGRAMS, RIVALS, SLOW, SYSTEMS, Bench, Plan
 
 REFERENCE_PROMPT = 128
 # More than most scenarios ask for, so that one answer serves them all.
 REFERENCE_TOKENS = 32
 LONG_PROMPT = 128
+# Of an answer, where one run a point shows how a curve goes.
+SWEEP_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class Measurement:
         self.model = models.path(scenario.model)
         self.options = options
         self.commands: list[str] = []
+        self._ran_last = ""  # of the programs
 
     def plan_for(self, scenario: Scenario, reference: Reference | None, max_rounds: int = 0) -> dict:
         with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
@@ -185,7 +188,7 @@ class Measurement:
             bench = self.bench(home, scenario, plan)
             result["runs"] = self._in_turns(bench, scenario.systems)
             result["limit_tpot_ms"] = self._limit(scenario, result["runs"])
-            result["sweeps"] = {"rounds": self._rounds(bench)}
+            result["sweeps"] = {"rounds": self.sweep_rounds(bench)}
             result["failed"] = []
             try:
                 if scenario.users:
@@ -225,6 +228,7 @@ class Measurement:
         """One run, and those before it that were disturbed. The last of them counts."""
         runs: list[dict] = []
         for _ in range(self.options.attempts):
+            self.forget_others(bench.home, system)
             with undisturbed(self.options), Observation(bench.home) as seen:
                 try:
                     figures = SYSTEMS[system](bench, cold, self._lengths(system, repetition))
@@ -240,6 +244,14 @@ class Measurement:
         for run in runs[:-1]:
             run["thrown_out"] = True
         return runs
+
+    def forget_others(self, home: Household, system: str) -> None:
+        """A program starts with what it left in the devices' file cache itself, or with none of it: what
+        another used often there, the system keeps, and takes pages from the one that runs now instead."""
+        program = PROGRAMS.get(system, system)
+        if self._ran_last not in ("", program):
+            home.drop_caches()
+        self._ran_last = program
 
     def _lengths(self, system: str, repetition: int) -> list[int]:
         """Of the prompts; long ones, which take minutes, are measured once, of each program."""
@@ -267,17 +279,18 @@ class Measurement:
         kv_cache = next((run["kv_cache_bytes"] for run in runs if "kv_cache_bytes" in run), 0)
         return planning.limit_ms(scenario.cluster, planning.weight_bytes(self.planned), kv_cache, self.reference)
 
-    def _rounds(self, bench: Bench) -> list[dict]:
+    def sweep_rounds(self, bench: Bench) -> list[dict]:
         """The best plans that do with so many rounds."""
         found = []
-        plan = bench.plan
+        plan, bench.scenario = bench.plan, dataclasses.replace(
+            self.scenario, tokens=min(self.scenario.tokens, SWEEP_TOKENS))
         for rounds in self.scenario.rounds:
             planned = self.plan_for(self.scenario, self.reference, max_rounds=rounds)
             bench.plan = self.ring_of(planned)
             say(f"at most {rounds} rounds")
             found.append({"rounds": rounds, "predicted_tpot_ms": 1000 * planned["predicted"]["tpot_seconds"],
                           "runs": self.observe(bench, "prima", cold=False, repetition=1)})
-        bench.plan = plan
+        bench.plan, bench.scenario = plan, self.scenario
         return found
 
     def _memories(self, scenario: Scenario) -> list[dict]:

@@ -186,7 +186,10 @@ class Household:
         return str(self.models[device])
 
     def drop_caches(self) -> None:
-        for path in set(self.models.values()):
+        """What the file cache holds of the model, and of all that was written on the devices."""
+        written = {path for device in self.cluster.devices for path in (self.folder / device.name).rglob("*")
+                   if path.is_file() and not path.is_symlink()}
+        for path in written | set(self.models.values()):
             drop_from_page_cache(path)
 
     def address(self, device: str) -> str:

@@ -109,7 +109,7 @@ def _facts(result: dict) -> list[str]:
         lines.append(f"Network: {network['mbit_per_second']:g} Mbit/s, {network['one_way_ms']:g} ms one way{unsteady}"
                      f"{'; all share the air' if network['shared'] else ''}.")
     lines.append(f"Physical limit: {_ms(result['limit_tpot_ms'])} a token"
-                 + (f" (in memory, on this whole machine: {_ms(reference['tpot_ms'])})." if reference else "."))
+                 + (f" (in memory, on this whole machine: {_ms(reference['tpot_ms'])})." if reference else " (of the disks: the model does not fit this machine's memory)."))
     measured = results.median(result, "prima", "tpot_ms")
     if measured and plan["predicted_tpot_ms"]:
         layers = ", ".join(f"{name} {'+'.join(map(str, counts))}" for name, counts in zip(plan["devices"], plan["layers"]))
@@ -129,8 +129,8 @@ def _facts(result: dict) -> list[str]:
         lines.append(f"Prima is ready for a prompt after {_ms(cold['median'])}, {_ms(warm['median'])} when it ran before.")
     told = results.tokens(result)
     if told.runs:
-        lines.append(f"Each system gave the same tokens in {told.as_first} of {told.runs} runs; those of the model in memory "
-                     f"on one device in {told.as_in_memory}.")
+        in_memory = f"; those of the model in memory on one device in {told.as_in_memory}" if reference else ""
+        lines.append(f"Each system gave the same tokens in {told.as_first} of {told.runs} runs{in_memory}.")
     lines.append(f"Thrown out because the machine was disturbed: {results.thrown_out(result)} runs. Counted although it "
                  f"was, each time: {results.disturbed(result)}.")
     lines += [f"Failed: {what}." for what in result["failed"]]

@@ -9,7 +9,7 @@ systems and how often.
     tokens = 16                     # of an answer that is measured
     repetitions = 3                 # of each system, in turns
     systems = ["prima", "llama.cpp"]      # the keys of systems.SYSTEMS; the first is the subject
-    slow_tokens = 3                 # of an answer of a system that reads its whole model for each
+    slow_tokens = 2                 # of an answer of a system that reads its whole model for each
     slow_repetitions = 1            # of those systems
     rounds = [1, 2, 4, 8]           # also Prima with at most so many rounds
     memories = ["1 GiB", "2 GiB"]   # also Prima with so much memory on its only device
@@ -40,7 +40,7 @@ TINYLLAMA = "tinyllama"
 
 _DEFAULTS = {
     "model": "8b", "copies": "own", "context": 1024, "prompts": [16], "tokens": 16, "repetitions": 3,
-    "systems": ["prima"], "slow_tokens": 3, "slow_repetitions": 1, "rounds": [], "memories": [], "users": [],
+    "systems": ["prima"], "slow_tokens": 2, "slow_repetitions": 1, "rounds": [], "memories": [], "users": [],
     "stall": "",
 }
 

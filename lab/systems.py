@@ -260,6 +260,8 @@ def llama_cpp_rpc(bench: Bench, cold: bool, lengths: list[int]) -> dict:
 
 
 SYSTEMS = {"prima": prima, "prima-by-itself": prima_by_itself, "prima-alone": prima_alone, "llama.cpp": llama_cpp, "llama.cpp-rpc": llama_cpp_rpc}
+# Several systems may be one program, which finds again what it has left on the devices.
+PROGRAMS = {"prima-by-itself": "prima", "prima-alone": "prima"}
 RIVALS = ("llama.cpp", "llama.cpp-rpc")
 # They read the whole model for a token where it does not fit.
 SLOW = ("llama.cpp",)

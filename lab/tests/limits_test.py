@@ -1,6 +1,7 @@
 """The limits are real: what is measured from inside a device is what the cluster file says, within
 10 %. Needs root; exits with 77 (skipped) where there can be no lab."""
 
+import os
 import time
 import unittest
 
@@ -61,6 +62,27 @@ class LimitsTest(unittest.TestCase):
         for device in ("large", "small"):
             self.check(limits.page_cache, home, device)
             self.check(limits.anonymous_memory, home, device)
+
+    def test_what_was_written_on_a_device_leaves_the_page_cache(self):
+        home = self.household(PLAIN)
+        path = home.folder / "large" / "cache" / "tensor"
+        home.output("large", ["sh", "-c", f"mkdir {path.parent} && head -c 8388608 /dev/zero >{path}"])
+
+        def cached() -> bool:
+            with open(path, "rb") as file:
+                try:
+                    return os.preadv(file.fileno(), [bytearray(1)], 1 << 22, os.RWF_NOWAIT) == 1
+                except BlockingIOError:
+                    return False
+
+        try:
+            self.assertTrue(cached())
+        except OSError as error:  # not every file system knows reads that do not wait
+            self.skipTest(str(error))
+        home.drop_caches()
+        if home.disk is None:
+            self.skipTest("the folder is on no disk")
+        self.assertFalse(cached())
 
     def test_disk(self):
         home = self.household(PLAIN)

@@ -1,13 +1,16 @@
 """Figures, scenario files, plans and pages; and that docs/benchmarks.md says what its JSON says."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 import lab_under_test
+from bench import SWEEP_TOKENS, Measurement
 from cluster_file import read_cluster
 from figures import ratio_interval, summary
 from plots import all_plots
@@ -126,6 +129,30 @@ class ScenarioTest(unittest.TestCase):
         self.assertLessEqual({"solo-starved", "home4-even", "home4-uneven", "fits-on-one", "flaky", "home4-70b"}, names)
 
 
+class MeasurementTest(unittest.TestCase):
+    def test_a_program_finds_its_own_file_cache_or_none(self):
+        scenario = read_scenario(FOLDER / "home4-roomy.toml")
+        measurement = Measurement(scenario, unittest.mock.Mock(), unittest.mock.Mock())
+        home = unittest.mock.Mock()
+        dropped = []
+        for system in ("prima", "prima-alone", "llama.cpp-rpc", "llama.cpp-rpc", "prima-by-itself", "llama.cpp"):
+            home.reset_mock()
+            measurement.forget_others(home, system)
+            dropped.append(home.drop_caches.call_count)
+        self.assertEqual([0, 0, 1, 0, 1, 1], dropped)
+
+    def test_a_sweep_s_answers_are_short(self):
+        scenario = dataclasses.replace(read_scenario(FOLDER / "home4-even.toml"), rounds=(2,))
+        measurement = Measurement(scenario, unittest.mock.Mock(), unittest.mock.Mock())
+        measurement.reference = None
+        measurement.plan_for = lambda *_, max_rounds: {"predicted": {"tpot_seconds": 1}, "asked": max_rounds}
+        measurement.ring_of = lambda planned: planned
+        measurement.observe = lambda bench, *_, **__: [(bench.plan["asked"], bench.scenario.tokens)]
+        bench = unittest.mock.Mock(plan="all", scenario=scenario)
+        self.assertEqual([(2, SWEEP_TOKENS)], measurement.sweep_rounds(bench)[0]["runs"])
+        self.assertEqual(("all", scenario), (bench.plan, bench.scenario))
+
+
 class PageTest(unittest.TestCase):
     def setUp(self):
         self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
@@ -176,6 +203,11 @@ class PageTest(unittest.TestCase):
         failed = {key: value for key, value in run("llama.cpp-rpc", 0, 1).items() if not key.startswith(("tpot", "ttft"))}
         text = page([result(runs=result()["runs"] + [failed | {"failed": "ended with -9"}])], "benchmarks")
         self.assertIn("failed: ended with -9", text)
+
+    def test_without_a_reference_no_tokens_are_compared_with_it(self):
+        text = page([result(reference=None)], "benchmarks")
+        self.assertIn("Each system gave the same tokens in 7 of 7 runs.", text)
+        self.assertIn("the model does not fit this machine's memory", text)
 
     def test_where_prima_is_behind_is_said(self):
         runs = [run("prima", 0, 1000.0), run("llama.cpp-rpc", 0, 500.0)]
