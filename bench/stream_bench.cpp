@@ -4,9 +4,10 @@
 //     stream_bench -m model.gguf --memory 1G [--decode 8] [--prompt 0] [--context 2048] [--slots
 //     64M]
 //                  [--reader auto|uring|threads|buffered] [--place auto|slots|in-place]
-//                  [--threads 2] [--no-repack] [--json FILE]
+//                  [--threads 2] [--no-repack] [--store FOLDER] [--json FILE]
 //
 // `--memory` is for the whole program, as in `prima run`; without it weights are held in memory.
+// `--store`: from a layer store in that folder, written before where it is not there.
 // For cold figures drop the page cache first; to emulate a small device run it in a cgroup with a
 // limited memory and a throttled disk (bench/README.md).
 #include <chrono>
@@ -16,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "written_store.h"
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
@@ -43,6 +45,7 @@ struct Options {
   int threads = 0;
   int queue_depth = 8;
   bool no_repack = false;
+  std::string store;
   std::string json;
 };
 
@@ -89,8 +92,12 @@ Result<prima::compute::ExecutorOptions> executor_options(
 Status run(const Options& options) {
   PRIMA_ASSIGN_OR_RETURN(const auto model, prima::model::ModelFile::open(options.model));
   const std::uint32_t n_layer = model.hyperparameters().n_layer;
-  PRIMA_ASSIGN_OR_RETURN(const auto executor_options_,
+  PRIMA_ASSIGN_OR_RETURN(auto executor_options_,
                          executor_options(options, model.hyperparameters()));
+  if (!options.store.empty()) {
+    PRIMA_ASSIGN_OR_RETURN(executor_options_.store,
+                           prima::bench::written_store(model, options.store));
+  }
 
   nlohmann::ordered_json report;
   double start = now_seconds();
@@ -147,7 +154,7 @@ int main(int argc, char** argv) {
   Options options;
   CLI::App app{"Time per token within a memory budget"};
   app.add_option("-m,--model", options.model, "GGUF file")->required();
-  app.add_option("--memory", options.memory, "memory for the whole program");
+  CLI::Option* memory = app.add_option("--memory", options.memory, "memory for the whole program");
   app.add_option("--slots", options.slots, "slot memory");
   app.add_option("--reader", options.reader, "how to read")
       ->check(CLI::IsMember({"auto", "uring", "threads", "buffered"}));
@@ -159,6 +166,7 @@ int main(int argc, char** argv) {
   app.add_option("--threads", options.threads, "threads");
   app.add_option("--queue-depth", options.queue_depth, "reads in flight");
   app.add_flag("--no-repack", options.no_repack, "weights as they lie in the file");
+  app.add_option("--store", options.store, "weights from a layer store")->needs(memory);
   app.add_option("--json", options.json, "report file");
   CLI11_PARSE(app, argc, argv);
   const auto status = run(options);

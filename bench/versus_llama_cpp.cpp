@@ -3,6 +3,11 @@
 // is what llama-bench times: decoding one token at a time, and a prompt in one batch.
 //
 //     versus_llama_cpp -m model.gguf [--pairs 15] [--prompt 512] [--decode 16] [--threads 2]
+//                      [--memory 8G [--store FOLDER]] [--no-repack]
+//
+// `--memory`: Prima keeps its weights within a budget, as clean pages of the model's file, or of a
+// layer store that is written first. `--no-repack`: both compute with the weights as they lie in
+// the file, so that kernels are equal there too.
 //
 // Prints each test's median tokens/s and the median of the paired ratios (Prima over llama.cpp)
 // with a 95 % bootstrap confidence interval. Pairs during which the hypervisor took processor time
@@ -19,13 +24,16 @@
 #include <vector>
 
 #include "parity/llama_reference.h"
+#include "written_store.h"
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include "base/units.h"
 #include "compute/executor.h"
 #include "compute/forward_session.h"
 #include "compute/threads.h"
 #include "model/model_file.h"
+#include "weights/budget.h"
 
 namespace {
 
@@ -42,6 +50,9 @@ struct Options {
   int prompt = 512;
   int decode = 16;
   int threads = 0;
+  std::string memory;
+  std::string store;
+  bool no_repack = false;
   std::string json;
 };
 
@@ -160,6 +171,20 @@ nlohmann::json report(const char* test, const Comparison& comparison) {
   std::exit(1);
 }
 
+// All of the weights must fit: what is read from disk for every token is stream_bench's affair.
+void add_budget(const Options& options, const prima::model::ModelFile& model,
+                prima::compute::ExecutorOptions& executor_options) {
+  const auto asked = prima::parse_bytes(options.memory);
+  if (!asked) die(asked.error().message());
+  const auto budget = prima::weights::measure_budget(*asked);
+  if (!budget) die(budget.error().message());
+  executor_options.memory = *budget;
+  if (options.store.empty()) return;
+  auto store = prima::bench::written_store(model, options.store);
+  if (!store) die(store.error().message());
+  executor_options.store = *std::move(store);
+}
+
 int run(const Options& options) {
   const int threads =
       options.threads > 0 ? options.threads : prima::compute::default_thread_count();
@@ -170,11 +195,18 @@ int run(const Options& options) {
       static_cast<prima::Bytes>(options.prompt) + static_cast<prima::Bytes>(options.decode) + 1,
       256));
 
-  auto executor = Executor::create(
-      *model, {.windows = {{0, n_layer}}, .n_ctx = n_ctx, .max_tokens = 512, .n_threads = threads});
+  prima::compute::ExecutorOptions executor_options{.windows = {{0, n_layer}},
+                                                   .n_ctx = n_ctx,
+                                                   .max_tokens = 512,
+                                                   .n_threads = threads,
+                                                   .repack = !options.no_repack};
+  if (!options.memory.empty()) add_budget(options, *model, executor_options);
+  auto executor = Executor::create(*model, executor_options);
   if (!executor) die(executor.error().message());
+  if ((*executor)->memory().streamed > 0) die("the model does not fit in " + options.memory);
   ForwardSession session(**executor, n_layer, n_ctx, 512);
-  LlamaReference reference(options.model, n_ctx, threads);
+  LlamaReference reference(options.model, n_ctx, threads, GGML_TYPE_F16, LLAMA_POOLING_TYPE_NONE,
+                           !options.no_repack);
   if (!reference.valid()) die("llama.cpp cannot load " + options.model);
 
   std::mt19937 random(3);
@@ -236,6 +268,10 @@ int main(int argc, char** argv) {
   app.add_option("--decode", options.decode, "Tokens decoded one by one")
       ->check(CLI::Range(1, 512));
   app.add_option("--threads", options.threads, "Threads (default: one per core)");
+  CLI::Option* memory = app.add_option("--memory", options.memory, "Prima's weights within it");
+  app.add_option("--store", options.store, "Prima's weights from a layer store in this folder")
+      ->needs(memory);
+  app.add_flag("--no-repack", options.no_repack, "Both: weights as they lie in the file");
   app.add_option("--json", options.json, "Write the results here too");
   CLI11_PARSE(app, argc, argv);
   if (options.decode > options.prompt) die("--decode may be at most --prompt");

@@ -198,7 +198,6 @@ Status GgmlExecutor::add_streamed(const LayerDeviceOptions& options, const LoadP
   streaming.ring.share = share_of_model();
   PRIMA_ASSIGN_OR_RETURN(auto weights, weights::StreamedWeights::open(layout, streaming));
   streamed_weights_ = weights.get();
-  embedding_ = weights->find(model::TensorRole::token_embedding, -1);
   PRIMA_RETURN_IF_ERROR(add(options, std::move(weights)));
   const LayerDevice& device = *devices_.back();
   const weights::MemoryBudget& budget = *options_.memory;
@@ -218,6 +217,7 @@ Status GgmlExecutor::add_streamed(const LayerDeviceOptions& options, const LoadP
                     " bytes) are needed; a smaller context (-c) needs less");
   }
   PRIMA_RETURN_IF_ERROR(streamed_weights_->start(budget.total - others, progress));
+  embedding_ = streamed_weights_->find(model::TensorRole::token_embedding, -1);
   const weights::WeightMemory memory = streamed_weights_->memory();
   log::info(
       "memory: {} = program {}, KV cache {}, compute buffers {}, weights {}, slots {}, unused {}; "

@@ -310,7 +310,7 @@ WeightLayout LayerStore::apply(const WeightLayout& layout) const {
       PlacedTensor& tensor = applied.tensors[each.tensor - layout.tensors.data()];
       tensor.file = file;
       tensor.bytes = places->at(each.tensor).bytes;
-      tensor.checksum = places->at(each.tensor).checksum;
+      tensor.checksums = {{tensor.bytes.size, places->at(each.tensor).checksum}};
       tensor.buffer_type = each.layout;
     }
   }

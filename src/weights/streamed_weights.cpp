@@ -27,6 +27,9 @@ constexpr Bytes kBlock = 4 * kKiB;
 // can fill, at the price of residency; too high a guess leaves it idle while slots are in use.
 constexpr double kComputeBytesPerSecond = 8e9;
 
+// Of a part of a matrix where nothing is streamed for now.
+constexpr Bytes kLargestWhereAllFit = 64 * kMiB;
+
 constexpr Bytes kTensorAlignment = 64;  // of small tensors; ggml needs 32
 
 }  // namespace
@@ -37,11 +40,27 @@ Result<std::unique_ptr<StreamedWeights>> StreamedWeights::open(const WeightLayou
                                                                const StreamingOptions& options) {
   std::unique_ptr<StreamedWeights> weights(new StreamedWeights);
   weights->options_ = options;
-  weights->paths_ = layout.paths;
-  PRIMA_RETURN_IF_ERROR(weights->make_tensors(layout));
-  weights->make_stages(layout);
-  PRIMA_RETURN_IF_ERROR(weights->read_small(layout));
+  weights->layout_ = layout;
+  PRIMA_RETURN_IF_ERROR(weights->map_files());
+  PRIMA_RETURN_IF_ERROR(weights->lay_out(layout));
   return weights;
+}
+
+Status StreamedWeights::map_files() {
+  for (const std::filesystem::path& path : layout_.paths) {
+    PRIMA_ASSIGN_OR_RETURN(auto file, MappedFile::open(path));
+    file_buffers_.emplace_back(ggml_backend_cpu_buffer_from_ptr(file->data(), file->size()));
+    files_.push_back(std::move(file));
+  }
+  return {};
+}
+
+// Of the files that are mapped. Replaces what was laid out before.
+Status StreamedWeights::lay_out(WeightLayout layout) {
+  layout_ = std::move(layout);
+  PRIMA_RETURN_IF_ERROR(make_tensors());
+  make_stages();
+  return read_small();
 }
 
 ggml_backend_buffer_t StreamedWeights::buffer_of(const PlacedTensor& tensor) {
@@ -59,16 +78,12 @@ ggml_backend_buffer_t StreamedWeights::buffer_of(const PlacedTensor& tensor) {
 }
 
 // Every tensor begins as its bytes in the mapped file: right, if slow, should it be used as it is.
-Status StreamedWeights::make_tensors(const WeightLayout& layout) {
-  for (const std::filesystem::path& path : layout.paths) {
-    PRIMA_ASSIGN_OR_RETURN(auto file, MappedFile::open(path));
-    file_buffers_.emplace_back(ggml_backend_cpu_buffer_from_ptr(file->data(), file->size()));
-    files_.push_back(std::move(file));
-  }
-  context_.reset(ggml_init({.mem_size = (layout.tensors.size() + 1) * ggml_tensor_overhead(),
+Status StreamedWeights::make_tensors() {
+  tensors_.clear();
+  context_.reset(ggml_init({.mem_size = (layout_.tensors.size() + 1) * ggml_tensor_overhead(),
                             .mem_buffer = nullptr,
                             .no_alloc = true}));
-  for (const PlacedTensor& placed : layout.tensors) {
+  for (const PlacedTensor& placed : layout_.tensors) {
     ggml_tensor* tensor = ggml_new_tensor(context_.get(), placed.type, 4, placed.shape.data());
     ggml_set_name(tensor, placed.name.c_str());
     tensor->buffer = buffer_of(placed);
@@ -85,9 +100,11 @@ Status StreamedWeights::make_tensors(const WeightLayout& layout) {
   return {};
 }
 
-void StreamedWeights::make_stages(const WeightLayout& layout) {
+void StreamedWeights::make_stages() {
+  stages_.clear();
+  stage_of_.clear();
   const PlacedTensor* previous = nullptr;
-  for (const PlacedTensor& placed : layout.tensors) {
+  for (const PlacedTensor& placed : layout_.tensors) {
     if (!is_staged(placed)) continue;
     const bool joins = previous != nullptr && previous->layer == placed.layer &&
                        rank_of_use(previous->role) == rank_of_use(placed.role) &&
@@ -103,25 +120,25 @@ void StreamedWeights::make_stages(const WeightLayout& layout) {
     const Bytes end = align_up(placed.bytes.end(), kBlock);
     ggml_tensor* tensor = tensors_[{placed.role, placed.layer}][placed.part];
     stage.members.push_back({tensor, placed.file, placed.bytes,
-                             stage.layout.size() + placed.bytes.offset - begin, placed.checksum});
+                             stage.layout.size() + placed.bytes.offset - begin, placed.checksums});
     stage.layout.pieces.push_back({placed.file, begin, end - begin});
     stage_of_[tensor] = static_cast<StageIndex>(stages_.size() - 1);
   }
 }
 
-Status StreamedWeights::read_small(const WeightLayout& layout) {
+Status StreamedWeights::read_small() {
   const auto is_small = [](const PlacedTensor& placed) {
     return !is_staged(placed) && placed.role != TensorRole::token_embedding;
   };
   Bytes size = kTensorAlignment;
-  for (const PlacedTensor& placed : layout.tensors) {
+  for (const PlacedTensor& placed : layout_.tensors) {
     if (is_small(placed)) size += align_up(placed.bytes.size, kTensorAlignment);
   }
   small_.resize(size);
   const auto start = reinterpret_cast<std::uintptr_t>(small_.data());
   Bytes used = align_up(start, kTensorAlignment) - start;
   small_buffer_.reset(ggml_backend_cpu_buffer_from_ptr(small_.data() + used, size - used));
-  for (const PlacedTensor& placed : layout.tensors) {
+  for (const PlacedTensor& placed : layout_.tensors) {
     if (!is_small(placed)) continue;
     ggml_tensor* tensor = tensors_[{placed.role, placed.layer}][placed.part];
     PRIMA_RETURN_IF_ERROR(files_[placed.file]->read(placed.bytes, small_.data() + used));
@@ -156,11 +173,16 @@ Status StreamedWeights::start(Bytes budget, const std::function<bool(Bytes, Byte
                     std::to_string(smallest_budget()) + " bytes) are needed");
   }
   if (stages_.empty()) return {};
+  const Bytes for_stages = budget - memory().always;
+  if (budget >= full_budget()) {
+    // No larger than slots may be: others may need the memory later.
+    const Bytes largest = std::min(most_own_slot_bytes(for_stages), kLargestWhereAllFit);
+    PRIMA_RETURN_IF_ERROR(lay_out(in_larger_parts(layout_, largest)));
+  }
   const std::vector<Bytes> sizes = stage_bytes();
   std::vector<StageLayout> cycle;
   for (const auto& stage : stages_) cycle.push_back(stage->layout);
   PRIMA_ASSIGN_OR_RETURN(auto reader, open_streaming_reader());
-  const Bytes for_stages = budget - memory().always;
   const bool can_be_in_place = budget < full_budget() && can_stream_in_place();
   PRIMA_ASSIGN_OR_RETURN(schedule_, schedule(for_stages, can_be_in_place, *reader, cycle));
   for (std::size_t i = 0; i < stages_.size(); ++i) stages_[i]->resident = !schedule_.streamed[i];
@@ -208,13 +230,13 @@ Status StreamedWeights::start(Bytes budget, const std::function<bool(Bytes, Byte
 }
 
 Result<std::unique_ptr<Reader>> StreamedWeights::open_streaming_reader() {
-  PRIMA_ASSIGN_OR_RETURN(auto reader, open_reader(paths_, options_.reader));
+  PRIMA_ASSIGN_OR_RETURN(auto reader, open_reader(layout_.paths, options_.reader));
   if (reader->alignment() <= kBlock) return reader;
   // Rare (64 KiB pages): through the page cache there is no such rule.
   log::warn("this file system reads directly only in blocks of {}; reading through its cache",
             format_bytes(reader->alignment()));
   options_.reader.direct = false;
-  return open_reader(paths_, options_.reader);
+  return open_reader(layout_.paths, options_.reader);
 }
 
 // Tried with the stages' own bytes, because another device on this computer may hold others; again
@@ -368,15 +390,18 @@ void StreamedWeights::use_in_place(const Stage& stage) const {
 // A layer store may have been damaged since it was written: the first time its bytes are here.
 Status StreamedWeights::verify(Stage& stage) const {
   for (const Member& member : stage.members) {
-    if (!member.checksum) continue;
-    Checksum checksum;
-    checksum.add({static_cast<const std::byte*>(member.tensor->data), member.bytes.size});
-    if (checksum.value() == *member.checksum) continue;
-    std::error_code ignored;
-    std::filesystem::remove(paths_[member.file], ignored);
-    return fail(ErrorCode::corrupt,
-                paths_[member.file].string() + ": " + member.tensor->name + " is damaged",
-                "The file was removed: start again, and weights come from the model itself");
+    const auto* bytes = static_cast<const std::byte*>(member.tensor->data);
+    for (const Checksummed& run : member.checksums) {
+      Checksum checksum;
+      checksum.add({bytes, run.size});
+      bytes += run.size;
+      if (checksum.value() == run.checksum) continue;
+      const std::filesystem::path& path = layout_.paths[member.file];
+      std::error_code ignored;
+      std::filesystem::remove(path, ignored);
+      return fail(ErrorCode::corrupt, path.string() + ": " + member.tensor->name + " is damaged",
+                  "The file was removed: start again, and weights come from the model itself");
+    }
   }
   stage.verified = true;
   return {};

@@ -65,7 +65,8 @@ class StreamedWeights final : public Weights {
   Bytes full_budget() const;
 
   // `progress`: bytes done, bytes in all; returning false cancels. Fails with resource_exhausted
-  // (with the budget that would be enough), io, unavailable, cancelled.
+  // (with the budget that would be enough), io, unavailable, cancelled. Where all weights fit,
+  // matrices are in larger parts from then on: tensors and stages asked for before are no more.
   Status start(Bytes budget, const std::function<bool(Bytes, Bytes)>& progress = {});
 
   // How many bytes of stages are to be resident from now on: gives up some, or takes some back (by
@@ -102,7 +103,7 @@ class StreamedWeights final : public Weights {
     std::uint32_t file = 0;
     ByteRange bytes;
     Bytes slot_offset = 0;  // of its first byte in the stage's slot
-    std::optional<std::uint64_t> checksum{};
+    std::vector<Checksummed> checksums{};
   };
 
   struct Stage {
@@ -121,9 +122,11 @@ class StreamedWeights final : public Weights {
 
   StreamedWeights() = default;
 
-  Status make_tensors(const WeightLayout& layout);
-  Status read_small(const WeightLayout& layout);
-  void make_stages(const WeightLayout& layout);
+  Status map_files();
+  Status lay_out(WeightLayout layout);
+  Status make_tensors();
+  Status read_small();
+  void make_stages();
   ggml_backend_buffer_t buffer_of(const PlacedTensor& tensor);
   std::vector<Bytes> stage_bytes() const;
   Result<std::unique_ptr<Reader>> open_streaming_reader();
@@ -140,7 +143,7 @@ class StreamedWeights final : public Weights {
   void limit_embedding_rows();
 
   StreamingOptions options_;
-  std::vector<std::filesystem::path> paths_;
+  WeightLayout layout_;
   std::vector<std::shared_ptr<const MappedFile>> files_;
   bool in_place_ = false;
   ggml_context_ptr context_;

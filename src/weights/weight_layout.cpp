@@ -49,6 +49,18 @@ void add_in_parts(std::vector<PlacedTensor>& tensors, const PlacedTensor& whole)
   }
 }
 
+bool continues(const PlacedTensor& before, const PlacedTensor& part) {
+  return part.part > 0 && before.role == part.role && before.layer == part.layer &&
+         before.file == part.file && before.bytes.end() == part.bytes.offset &&
+         before.buffer_type == part.buffer_type &&
+         before.checksums.empty() == part.checksums.empty();
+}
+
+// "name[a:b]" and "name[b:c]"
+std::string joined_name(const std::string& first, const std::string& second) {
+  return first.substr(0, first.rfind(':')) + second.substr(second.rfind(':'));
+}
+
 }  // namespace
 
 int rank_of_use(TensorRole role) {
@@ -110,6 +122,30 @@ WeightLayout gguf_layout(const model::ModelFile& model, const WeightRequest& req
         output != nullptr ? output : model.find(TensorRole::token_embedding));
   }
   return layout;
+}
+
+WeightLayout in_larger_parts(const WeightLayout& layout, Bytes largest) {
+  WeightLayout larger{.paths = layout.paths, .tensors = {}};
+  std::vector<PlacedTensor>& tensors = larger.tensors;
+  std::size_t first = 0;  // of the parts of one matrix
+  for (const PlacedTensor& part : layout.tensors) {
+    if (part.part == 0) first = tensors.size();
+    if (!tensors.empty() && continues(tensors.back(), part) &&
+        tensors.back().bytes.size + part.bytes.size <= largest) {
+      PlacedTensor& last = tensors.back();
+      last.name = joined_name(last.name, part.name);
+      last.shape[1] += part.shape[1];
+      last.bytes.size += part.bytes.size;
+      last.checksums.insert(last.checksums.end(), part.checksums.begin(), part.checksums.end());
+    } else {
+      tensors.push_back(part);
+    }
+    for (std::size_t i = first; i < tensors.size(); ++i) {
+      tensors[i].part = static_cast<std::uint32_t>(i - first);
+      tensors[i].n_parts = static_cast<std::uint32_t>(tensors.size() - first);
+    }
+  }
+  return larger;
 }
 
 }  // namespace prima::weights

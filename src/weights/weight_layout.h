@@ -7,7 +7,6 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +16,12 @@
 #include "model/model_file.h"
 
 namespace prima::weights {
+
+// Of bytes that may have been damaged.
+struct Checksummed {
+  Bytes size = 0;
+  std::uint64_t checksum = 0;
+};
 
 // A tensor, or some rows of one.
 struct PlacedTensor {
@@ -29,7 +34,7 @@ struct PlacedTensor {
   ByteRange bytes;
   // Whose layout the bytes are in: ggml's plain CPU buffer, or one of its extra types.
   ggml_backend_buffer_type_t buffer_type = nullptr;
-  std::optional<std::uint64_t> checksum{};  // of the bytes, where they may have been damaged
+  std::vector<Checksummed> checksums{};  // of all of the bytes, run after run; or of none
   std::uint32_t part = 0;
   std::uint32_t n_parts = 1;
 };
@@ -48,6 +53,10 @@ struct WeightRequest {
 // Straight from the model's files. A tied output layer is a tensor of its own here. Large matrices
 // come in parts: what is streamed takes slots as large as the largest stage.
 WeightLayout gguf_layout(const model::ModelFile& model, const WeightRequest& request);
+
+// The same with parts of at most so many bytes, where those of a matrix lie one after the other and
+// are laid out alike: larger ones are computed faster.
+WeightLayout in_larger_parts(const WeightLayout& layout, Bytes largest);
 
 // The order in which a layer's tensors are computed with (compute/forward.cpp), so the order of
 // streaming. Tensors with the same rank are used together.

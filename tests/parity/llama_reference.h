@@ -16,10 +16,11 @@ class LlamaReference {
   // Null members, so valid() is false, if llama.cpp refuses the file.
   LlamaReference(const std::filesystem::path& path, std::uint32_t n_ctx, int n_threads,
                  ggml_type kv_type = GGML_TYPE_F16,
-                 enum llama_pooling_type pooling = LLAMA_POOLING_TYPE_NONE) {
+                 enum llama_pooling_type pooling = LLAMA_POOLING_TYPE_NONE, bool repack = true) {
     llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
     llama_model_params model_params = llama_model_default_params();
     model_params.n_gpu_layers = 0;
+    model_params.use_extra_bufts = repack;
     model_.reset(llama_model_load_from_file(path.c_str(), model_params));
     if (!model_) return;
     llama_context_params params = llama_context_default_params();
