@@ -27,6 +27,10 @@ std::int64_t modified_nanoseconds(const struct stat& status);
 
 void forget_cached(int descriptor, Bytes offset, Bytes size);
 
+// Has the system keep a file's cached pages, here from a page's beginning, as it keeps those of
+// files that programs read often. Nothing is read from disk.
+void mark_often_used(int descriptor, Bytes offset, Bytes size);
+
 // Whole pages of a mapped file. Brings them into memory and maps them, by reads as large as the
 // system makes them, all queued before the first is waited for: without a copy and hardly any
 // processor time. Errno, or 0; ENOSYS where the system has no such call.

@@ -31,6 +31,8 @@ std::int64_t modified_nanoseconds(const struct stat& status) {
 
 void forget_cached(int, Bytes, Bytes) {}  // macOS has no such advice for a file
 
+void mark_often_used(int, Bytes, Bytes) {}  // it has no lists of such pages to be in
+
 int populate(std::byte*, Bytes) { return ENOSYS; }
 
 std::optional<bool> brings_huge_pages(std::byte*, Bytes) { return false; }

@@ -27,6 +27,10 @@ class MappedFile {
   // Brings the range's pages into memory by large reads, not by faults, and maps them.
   Status fetch(ByteRange range) const;
 
+  // What the range has in memory is to stay there rather than what other programs read often once:
+  // the system takes pages that were brought in just now before those.
+  void keep(ByteRange range) const;
+
   // Of the pages that the range touches: what is not in memory now. 0 where the system does not say
   // (on Linux to a process that may not write the file and does not own it).
   Bytes bytes_missing(ByteRange range) const;

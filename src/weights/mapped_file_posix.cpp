@@ -71,6 +71,11 @@ Status MappedFile::fetch(ByteRange range) const {
   return {};
 }
 
+void MappedFile::keep(ByteRange range) const {
+  const ByteRange pages = pages_around(range, size_);
+  platform::mark_often_used(descriptor_, pages.offset, pages.size);
+}
+
 Bytes MappedFile::bytes_missing(ByteRange range) const {
   const Bytes size = pages_around(range, size_).size;
   return size - std::min(size, bytes_in_memory(range));

@@ -425,6 +425,7 @@ Status StreamedWeights::bring_back(const Stage& stage) {
     const Bytes missing = file.bytes_missing(member.bytes);
     if (missing == 0) continue;
     PRIMA_RETURN_IF_ERROR(file.fetch(member.bytes));
+    if (stage.resident) file.keep(member.bytes);
     fetched_bytes_ += missing;
     // What set_resident() gave up was not taken; counted, it would make the next to be given up.
     if (!stage.drop_after_use) lost_bytes_ += missing;
@@ -435,6 +436,7 @@ Status StreamedWeights::bring_back(const Stage& stage) {
 Status StreamedWeights::fetch(const Stage& stage) const {
   for (const Member& member : stage.members) {
     PRIMA_RETURN_IF_ERROR(files_[member.file]->fetch(member.bytes));
+    files_[member.file]->keep(member.bytes);
   }
   return {};
 }

@@ -1,6 +1,11 @@
 #include "weights/streamed_weights.h"
 
+#include <cstdint>
+#include <optional>
+
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "model/synth.h"
 #include "model/testing/temporary_folder.h"
@@ -145,6 +150,62 @@ TEST(StreamedWeights, DropsWhatTheFileCacheHoldsOfOtherLayers) {
   EXPECT_GT(held(used), 0);
   EXPECT_LT(held(unused), held(used) / 4);  // pages shared with neighbours stay
 }
+
+#ifdef __linux__
+// Of a mapped page in memory: whether the system has it among those used often; nullopt where it
+// does not say (to others than root).
+std::optional<bool> counts_as_used_often(const std::byte* page) {
+  const auto entry_of = [](const char* path, std::uint64_t index) -> std::optional<std::uint64_t> {
+    std::uint64_t entry = 0;
+    const int file = ::open(path, O_RDONLY | O_CLOEXEC);
+    const auto at = static_cast<off_t>(index * sizeof entry);
+    const bool has_read = file >= 0 && ::pread(file, &entry, sizeof entry, at) == sizeof entry;
+    if (file >= 0) ::close(file);
+    return has_read ? std::optional(entry) : std::nullopt;
+  };
+  constexpr std::uint64_t kPresent = std::uint64_t{1} << 63;
+  constexpr std::uint64_t kFrame = (std::uint64_t{1} << 55) - 1;
+  constexpr std::uint64_t kActive = std::uint64_t{1} << 6;
+  const auto address = reinterpret_cast<std::uintptr_t>(page);
+  const auto mapped = entry_of("/proc/self/pagemap",
+                               address / static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE)));
+  if (!mapped || (*mapped & kPresent) == 0 || (*mapped & kFrame) == 0) return std::nullopt;
+  const auto flags = entry_of("/proc/kpageflags", *mapped & kFrame);
+  if (!flags) return std::nullopt;
+  return (*flags & kActive) != 0;
+}
+
+// The system takes pages that came just now before those that other programs read often.
+TEST(StreamedWeights, WhatIsResidentCountsAsUsedOften) {
+  const model::TemporaryFolder folder;
+  const auto path = folder.path() / "model.gguf";
+  ASSERT_TRUE(model::synthesize(model::SynthOptions{.n_layer = 2, .n_embd = 1024}, path));
+  const auto model = model::ModelFile::open(path).value();
+  {
+    const auto file = MappedFile::open(path).value();
+    file->drop({0, file->size()});
+    if (file->bytes_in_memory({0, file->size()}) > 0) GTEST_SKIP() << "a file system in memory";
+  }
+  const WeightLayout layout = gguf_layout(model, {.layers = {0, 1}});
+  const auto weights = StreamedWeights::open(layout).value();
+  ASSERT_TRUE(weights->start(weights->full_budget()));
+  constexpr Bytes kPage = 4 * kKiB;
+  int often = 0;
+  int seldom = 0;
+  for (const PlacedTensor& placed : layout.tensors) {
+    if (!is_staged(placed)) continue;
+    const ggml_tensor* tensor = weights->parts(placed.role, placed.layer)[placed.part];
+    const auto* bytes = static_cast<const std::byte*>(tensor->data);
+    for (Bytes at = 0; at < placed.bytes.size; at += kPage) {
+      const auto answer = counts_as_used_often(bytes + at);
+      if (!answer) GTEST_SKIP() << "the system does not say";
+      ++(*answer ? often : seldom);
+    }
+  }
+  // Some may wait for the kernel to put them where they belong, which it does a few at a time.
+  EXPECT_GT(often, seldom);
+}
+#endif
 
 }  // namespace
 }  // namespace prima::weights
