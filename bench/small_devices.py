@@ -303,8 +303,8 @@ def run_ring(options, rounds, folder):
     try:
         head = devices[0].start(
             [prima, "run", "-m", options.models[0], "--memory", str(budgets[0]), "--workers",
-             str(n - 1), "--windows", windows, "--rounds", str(rounds), "--port", str(port), "-c",
-             str(options.context), "-n", str(options.tokens), "--ignore-eos", "--temp", "0", "--raw",
+             str(n - 1), "--windows", windows, "--rounds", str(rounds), *options.step_tokens,
+             "--port", str(port), "-c", str(options.context), "-n", str(options.tokens), "--ignore-eos", "--temp", "0", "--raw",
              "-p", "Once upon a time", "--json", str(report_path), *same],
             env=environment, stdout=subprocess.DEVNULL, stderr=open(folder / "head.log", "w"))
         for i in range(1, n):
@@ -417,6 +417,8 @@ def main():
     several.add_argument("--models", type=listed(str), required=True)
     several.add_argument("--memory", type=listed(size), default=[1 << 30])
     several.add_argument("--disk", type=listed(speed), default=[300_000_000])
+    several.add_argument("--step-tokens", type=lambda n: ["--step-tokens", n], default=[],
+                         help="of a prompt, computed at once")
     several.add_argument("--rounds", type=listed(int), default=[1, 2, 4, 8])
     several.add_argument("--windows", type=windows_by_rounds, required=True)
     several.add_argument("--port", type=int, default=47110)

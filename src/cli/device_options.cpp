@@ -66,6 +66,10 @@ void add_device_options(CLI::App& command, DeviceOptions& options) {
   auto* rounds = command.add_option("--rounds", options.rounds,
                                     "Rounds a token makes; the windows repeat in each, or an even "
                                     "split does (what the planner chooses)");
+  auto* step_tokens =
+      command.add_option("--step-tokens", options.step_tokens,
+                         "Tokens of a prompt that are computed at once, at most; fewer leave more "
+                         "memory to weights (what suits the memory)");
   auto* plan = command.add_option("--plan", options.plan_file,
                                   "Run this plan, as prima plan --json wrote it");
   auto* private_layers =
@@ -82,7 +86,7 @@ void add_device_options(CLI::App& command, DeviceOptions& options) {
   for (auto* option : {private_layers, link_type}) {
     option->capture_default_str();
   }
-  for (auto* option : {windows, rounds, plan, private_layers, link_type, key_file}) {
+  for (auto* option : {windows, rounds, step_tokens, plan, private_layers, link_type, key_file}) {
     option->group("Devices");
   }
 }
@@ -108,6 +112,10 @@ Status check(const DeviceOptions& options) {
   if (options.rounds && (*options.rounds < 1 || *options.rounds > kMaxRounds)) {
     return bad("--rounds " + std::to_string(*options.rounds) + " cannot be",
                "Give 1 to " + std::to_string(kMaxRounds));
+  }
+  if (options.step_tokens && (*options.step_tokens < 1 || *options.step_tokens > kStepTokens)) {
+    return bad("--step-tokens " + std::to_string(*options.step_tokens) + " cannot be",
+               "Give 1 to " + std::to_string(kStepTokens));
   }
   for (const std::int64_t window : options.windows) {
     if (window < 0 || window > std::numeric_limits<std::int32_t>::max()) {
@@ -140,9 +148,11 @@ Result<std::uint32_t> context_size(std::optional<std::int64_t> asked,
   return static_cast<std::uint32_t>(*asked);
 }
 
-std::uint32_t step_tokens(const compute::ExecutorOptions& executor, std::uint32_t n_ctx,
-                          const model::Hyperparameters& model) {
-  const std::uint32_t most = std::min(kStepTokens, n_ctx);
+std::uint32_t step_tokens(const DeviceOptions& options, const compute::ExecutorOptions& executor,
+                          std::uint32_t n_ctx, const model::Hyperparameters& model) {
+  const std::uint32_t most =
+      std::min(static_cast<std::uint32_t>(options.step_tokens.value_or(kStepTokens)), n_ctx);
+  if (options.step_tokens) return most;
   return executor.memory ? compute::step_tokens_within(*executor.memory, model, most) : most;
 }
 
@@ -165,7 +175,7 @@ ring::RingOptions ring_options(const DeviceOptions& options, std::uint32_t n_ctx
   ring.executor.n_ctx = n_ctx;
   ring.executor.kv_type = kv_type_of(options);
   static_cast<void>(apply(options.processor, ring.executor));  // check() has seen it succeed
-  ring.executor.max_tokens = step_tokens(ring.executor, n_ctx, model.hyperparameters());
+  ring.executor.max_tokens = step_tokens(options, ring.executor, n_ctx, model.hyperparameters());
   ring.make_observer = [&model, executor = ring.executor] {
     return learn_from_generation(model, {.executor = executor});
   };

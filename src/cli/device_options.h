@@ -27,6 +27,7 @@ struct DeviceOptions {
   std::optional<std::int64_t> workers;
   std::vector<std::int64_t> windows;
   std::optional<std::int64_t> rounds;  // without it and `windows`, the planner decides
+  std::optional<std::int64_t> step_tokens;
   std::optional<std::filesystem::path> plan_file;
   std::uint32_t private_layers = 0;
   std::string link_type = "f32";
@@ -49,9 +50,10 @@ Status check(const DeviceOptions& options);
 Result<std::uint32_t> context_size(std::optional<std::int64_t> asked,
                                    const model::Hyperparameters& model);
 
-// Of a prompt, computed at once: fewer where this device's memory is short.
-std::uint32_t step_tokens(const compute::ExecutorOptions& executor, std::uint32_t n_ctx,
-                          const model::Hyperparameters& model);
+// Of a prompt, computed at once: as many as were asked for; else fewer where this device's memory
+// is short.
+std::uint32_t step_tokens(const DeviceOptions& options, const compute::ExecutorOptions& executor,
+                          std::uint32_t n_ctx, const model::Hyperparameters& model);
 
 // With smaller steps where this device's memory is short; what is computed teaches this device's
 // profile. The model must outlive the ring.

@@ -122,7 +122,7 @@ class Planner {
     request_.link_formats = {link_format(options_.link_type)};
     executor_.kv_type = kv_type_of(options_);
     static_cast<void>(apply(options_.processor, executor_));  // check() has seen it succeed
-    request_.step_tokens = step_tokens(executor_, n_ctx, model.hyperparameters());
+    request_.step_tokens = step_tokens(options_, executor_, n_ctx, model.hyperparameters());
   }
 
   std::uint32_t most_step_tokens() const { return request_.step_tokens; }
@@ -314,6 +314,26 @@ Result<OfferedCluster> cluster_of(const ring::RingOffer& offer) {
   return offered;
 }
 
+namespace {
+
+// Where weights are streamed, every byte of compute buffers is a byte more to read for every token.
+// Smaller steps cost a prompt more of them, each of which reads what is streamed.
+Result<plan::Plan> with_smaller_steps(const plan::Cluster& cluster, const plan::ModelShape& shape,
+                                      plan::Request request, plan::Plan plan) {
+  const auto streams = [](const plan::DevicePlan& device) { return device.streamed_bytes > 0; };
+  while (std::ranges::any_of(plan.ring, streams)) {
+    request.step_tokens /= 2;
+    request.step_tokens -= request.step_tokens % compute::kFewestStepTokens;
+    if (request.step_tokens == 0) return plan;
+    auto smaller = plan::make_plan(cluster, shape, request);
+    if (!smaller || smaller->objective_seconds > plan.objective_seconds) return plan;
+    plan = *std::move(smaller);
+  }
+  return plan;
+}
+
+}  // namespace
+
 Result<plan::Plan> plan_with_fitting_steps(const plan::Cluster& cluster,
                                            const plan::ModelShape& shape, plan::Request request,
                                            const model::Hyperparameters& model) {
@@ -325,7 +345,9 @@ Result<plan::Plan> plan_with_fitting_steps(const plan::Cluster& cluster,
       const Bytes memory = cluster.devices[device.device].memory_available_bytes;
       fitting = compute::step_tokens_within({.total = memory}, model, fitting);
     }
-    if (fitting >= request.step_tokens) return plan;
+    if (fitting >= request.step_tokens) {
+      return with_smaller_steps(cluster, shape, request, std::move(plan));
+    }
     request.step_tokens = fitting;
   }
 }

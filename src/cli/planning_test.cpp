@@ -115,5 +115,30 @@ TEST(PlanWithFittingSteps, LeavesSmallDevicesTheirMemory) {
   EXPECT_EQ(alone->request.step_tokens, 512u);
 }
 
+// Four devices that stream: what steps' buffers do not take stays in memory.
+TEST(PlanWithFittingSteps, AreSmallerWhereThatIsBetter) {
+  const auto shape = plan::named_shape("llama-8b-q4_k").value();
+  std::string file = "head = \"0\"\n[network]\nround_trip_ms = 0.6\nmbit_per_second = 940\n";
+  for (int i = 0; i < 4; ++i) {
+    file += "[[device]]\nname = \"" + std::to_string(i) +
+            "\"\nmemory = \"1 GiB\"\ndisk = \"300 MB/s\"\n"
+            "cpu = { weights = \"30 GB/s\", operations_per_second = 3e11 }\n";
+  }
+  const auto cluster = plan::parse_cluster(file, "test", shape).value();
+  model::Hyperparameters model{};
+  model.n_embd = 4096;
+  model.n_ff = 14336;
+  const auto plan = plan_with_fitting_steps(cluster, shape, {}, model);
+  ASSERT_TRUE(plan) << plan.error().message();
+  const Bytes memory = cluster.devices[1].memory_available_bytes;
+  plan::Request largest;
+  largest.step_tokens = compute::step_tokens_within({.total = memory}, model, 512);
+  EXPECT_LT(plan->request.step_tokens, largest.step_tokens);
+  EXPECT_GE(plan->request.step_tokens, compute::kFewestStepTokens);
+  const auto large_steps = plan::make_plan(cluster, shape, largest);
+  ASSERT_TRUE(large_steps);
+  EXPECT_LT(plan->objective_seconds, large_steps->objective_seconds);
+}
+
 }  // namespace
 }  // namespace prima::cli

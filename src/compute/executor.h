@@ -120,6 +120,9 @@ struct ExecutorOptions {
   bool yields_memory = true;  // gives weights up while other programs need memory
 };
 
+// Fewer tokens at once make kernels slow.
+inline constexpr std::uint32_t kFewestStepTokens = 32;
+
 // Tokens of a step, at most `most`, whose compute buffers are a small part of the memory: where
 // weights are streamed, every byte of buffers is a byte more to read for every token.
 std::uint32_t step_tokens_within(const weights::MemoryBudget& memory,

@@ -46,15 +46,13 @@ Result<std::unique_ptr<Executor>> Executor::create(const model::ModelFile& model
 
 std::uint32_t step_tokens_within(const weights::MemoryBudget& memory,
                                  const model::Hyperparameters& hp, std::uint32_t most) {
-  constexpr Bytes kPart = 32;            // of the memory
-  constexpr std::uint32_t kFewest = 32;  // fewer make kernels slow
-  constexpr std::uint32_t kMultiple = 32;
+  constexpr Bytes kPart = 32;  // of the memory
   const Bytes widest =
       std::max<Bytes>(hp.n_ff, Bytes{hp.n_ff_expert} * std::max<Bytes>(1, hp.n_expert_used));
   // Gate, up and their product may share two places; hidden states and heads take six or so.
   const Bytes bytes_per_token = sizeof(float) * (2 * widest + 6 * Bytes{hp.n_embd});
-  const Bytes fit = memory.total / kPart / bytes_per_token / kMultiple * kMultiple;
-  return static_cast<std::uint32_t>(std::min<Bytes>(most, std::max<Bytes>(kFewest, fit)));
+  const Bytes fit = align_down(memory.total / kPart / bytes_per_token, kFewestStepTokens);
+  return static_cast<std::uint32_t>(std::min<Bytes>(most, std::max<Bytes>(kFewestStepTokens, fit)));
 }
 
 Bytes held_with_ease(const weights::MemoryBudget& memory) {

@@ -27,14 +27,14 @@ std::int64_t modified_nanoseconds(const struct stat& status);
 
 void forget_cached(int descriptor, Bytes offset, Bytes size);
 
-// Has the system keep a file's cached pages, here from a page's beginning, as it keeps those of
-// files that programs read often. Nothing is read from disk.
-void mark_often_used(int descriptor, Bytes offset, Bytes size);
-
 // Whole pages of a mapped file. Brings them into memory and maps them, by reads as large as the
 // system makes them, all queued before the first is waited for: without a copy and hardly any
 // processor time. Errno, or 0; ENOSYS where the system has no such call.
 int populate(std::byte* pages, Bytes size);
+
+// Has the system keep whole pages of a mapped file that are in memory as it keeps those of files
+// that programs read often, and heed from now on that they are used. Nothing is read from disk.
+void mark_often_used(std::byte* pages, Bytes size);
 
 // Whether the system brings a mapped file's pages into memory by huge pages: tried with one that
 // lies wholly within these pages. nullopt where none does, or it is in memory already. It and the

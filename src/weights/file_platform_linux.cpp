@@ -13,7 +13,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "weights/file_platform.h"
@@ -77,19 +76,6 @@ std::optional<DirectOpen> open_direct(const std::filesystem::path& path) {
 
 std::int64_t modified_nanoseconds(const struct stat& status) {
   return static_cast<std::int64_t>(status.st_mtim.tv_sec) * 1'000'000'000 + status.st_mtim.tv_nsec;
-}
-
-// A cached page that is read twice counts as used often ("active"); so does a huge one, of which a
-// byte is read. Two goes over all, because what is read again right after itself counts as one use.
-void mark_often_used(int descriptor, Bytes offset, Bytes size) {
-  static const auto page = static_cast<Bytes>(::sysconf(_SC_PAGESIZE));
-  for (int use = 0; use < 2; ++use) {
-    for (Bytes at = offset; at < offset + size; at += page) {
-      std::byte first{};
-      const iovec piece{.iov_base = &first, .iov_len = 1};
-      (void)::preadv2(descriptor, &piece, 1, static_cast<off_t>(at), RWF_NOWAIT);
-    }
-  }
 }
 
 void forget_cached(int descriptor, Bytes offset, Bytes size) {
@@ -194,6 +180,21 @@ int populate(std::byte* pages, Bytes size) {
   (void)pages;
   (void)size;
   return ENOSYS;
+#endif
+}
+
+// What is unmapped after use counts as used, unless it is said to be used at random; used twice, as
+// used often ("active"). Reading it twice would do, too, but reads ahead of what was asked for.
+void mark_often_used(std::byte* pages, Bytes size) {
+#ifdef MADV_POPULATE_READ
+  for (int use = 0; use < 2; ++use) {
+    if (::madvise(pages, size, MADV_NORMAL) != 0) return;
+    if (::madvise(pages, size, MADV_DONTNEED) != 0 || populate(pages, size) != 0) break;
+  }
+  (void)::madvise(pages, size, MADV_NORMAL);
+#else
+  (void)pages;
+  (void)size;
 #endif
 }
 

@@ -31,7 +31,7 @@ std::int64_t modified_nanoseconds(const struct stat& status) {
 
 void forget_cached(int, Bytes, Bytes) {}  // macOS has no such advice for a file
 
-void mark_often_used(int, Bytes, Bytes) {}  // it has no lists of such pages to be in
+void mark_often_used(std::byte*, Bytes) {}  // it has no lists of such pages to be in
 
 int populate(std::byte*, Bytes) { return ENOSYS; }
 

@@ -73,7 +73,7 @@ Status MappedFile::fetch(ByteRange range) const {
 
 void MappedFile::keep(ByteRange range) const {
   const ByteRange pages = pages_around(range, size_);
-  platform::mark_often_used(descriptor_, pages.offset, pages.size);
+  platform::mark_often_used(data_ + pages.offset, pages.size);
 }
 
 Bytes MappedFile::bytes_missing(ByteRange range) const {
