@@ -1,6 +1,7 @@
 #include "cli/planning.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -316,17 +317,69 @@ Result<OfferedCluster> cluster_of(const ring::RingOffer& offer) {
 
 namespace {
 
+// The device whose disk is the last to have read what it streams.
+struct SlowestReader {
+  double seconds = 0;  // for all of it
+  double bytes_per_second = 0;
+  Bytes buffers = 0;
+};
+
+std::optional<SlowestReader> slowest_reader(const plan::Cluster& cluster, const plan::Plan& plan) {
+  std::optional<SlowestReader> slowest;
+  for (const plan::DevicePlan& device : plan.ring) {
+    const double speed = cluster.devices[device.device].disk_read_bytes_per_second;
+    if (device.streamed_bytes == 0 || speed <= 0) continue;
+    const double seconds = static_cast<double>(device.streamed_bytes) / speed;
+    if (!slowest || seconds > slowest->seconds) {
+      slowest = {seconds, speed, device.compute_buffer_bytes};
+    }
+  }
+  return slowest;
+}
+
+// The plan's own figure counts what is streamed once or a few times for all of a prompt. Here each
+// step reads it anew, while it computes.
+double prompt_seconds(const plan::Plan& plan, const SlowestReader& reader) {
+  const double prompt = std::max(1u, plan.request.prompt_tokens);
+  const double step = std::min<double>(prompt, plan.request.step_tokens);
+  return std::ceil(prompt / step) * std::max(plan.ttft_seconds * step / prompt, reader.seconds);
+}
+
+// A plan keeps layers whole, a device keeps as much as fits: what buffers leave is read no more.
+bool is_better(const plan::Cluster& cluster, const plan::Plan& smaller, const plan::Plan& plan) {
+  constexpr double kNoise = 1.01;             // of searches
+  constexpr double kMostPromptLonger = 1.25;  // where the prompt does not count
+  if (smaller.objective_seconds > kNoise * plan.objective_seconds) return false;
+  const auto before = slowest_reader(cluster, plan);
+  const auto after = slowest_reader(cluster, smaller);
+  if (!before || !after) return before.has_value();
+  const double read_less =
+      (static_cast<double>(before->buffers) - static_cast<double>(after->buffers)) /
+      before->bytes_per_second;
+  const double per_token = std::max(read_less, plan.tpot_seconds - smaller.tpot_seconds);
+  const double prompt_before = prompt_seconds(plan, *before);
+  const double prompt_after = prompt_seconds(smaller, *after);
+  switch (plan.request.objective) {
+    case plan::Objective::answer:
+      return plan.request.answer_tokens * per_token > prompt_after - prompt_before;
+    case plan::Objective::ttft: return prompt_after < prompt_before;
+    case plan::Objective::tpot:
+    case plan::Objective::throughput: break;
+  }
+  return per_token > 0 && prompt_after < kMostPromptLonger * prompt_before;
+}
+
 // Where weights are streamed, every byte of compute buffers is a byte more to read for every token.
-// Smaller steps cost a prompt more of them, each of which reads what is streamed.
+// Smaller steps cost a prompt more of them, each of which reads what is streamed. (A device alone
+// has all to stream, and its steps are as large as its memory suits.)
 Result<plan::Plan> with_smaller_steps(const plan::Cluster& cluster, const plan::ModelShape& shape,
                                       plan::Request request, plan::Plan plan) {
-  const auto streams = [](const plan::DevicePlan& device) { return device.streamed_bytes > 0; };
-  while (std::ranges::any_of(plan.ring, streams)) {
+  while (plan.ring.size() > 1 && slowest_reader(cluster, plan)) {
     request.step_tokens /= 2;
     request.step_tokens -= request.step_tokens % compute::kFewestStepTokens;
     if (request.step_tokens == 0) return plan;
     auto smaller = plan::make_plan(cluster, shape, request);
-    if (!smaller || smaller->objective_seconds > plan.objective_seconds) return plan;
+    if (!smaller || smaller->ring.size() == 1 || !is_better(cluster, *smaller, plan)) return plan;
     plan = *std::move(smaller);
   }
   return plan;

@@ -137,7 +137,27 @@ TEST(PlanWithFittingSteps, AreSmallerWhereThatIsBetter) {
   EXPECT_GE(plan->request.step_tokens, compute::kFewestStepTokens);
   const auto large_steps = plan::make_plan(cluster, shape, largest);
   ASSERT_TRUE(large_steps);
-  EXPECT_LT(plan->objective_seconds, large_steps->objective_seconds);
+  EXPECT_LT(plan->tpot_seconds, 1.01 * large_steps->tpot_seconds);
+  EXPECT_LT(plan->ring[1].compute_buffer_bytes, large_steps->ring[1].compute_buffer_bytes);
+}
+
+// Each step of a prompt would wait a minute for the disk.
+TEST(PlanWithFittingSteps, StayLargeWhereEachWouldReadMuch) {
+  const auto shape = plan::named_shape("llama-70b-q4_k").value();
+  std::string file = "head = \"0\"\n[network]\nround_trip_ms = 0.6\nmbit_per_second = 940\n";
+  for (int i = 0; i < 2; ++i) {
+    file += "[[device]]\nname = \"" + std::to_string(i) +
+            "\"\nmemory = \"6 GiB\"\ndisk = \"200 MB/s\"\n"
+            "cpu = { weights = \"60 GB/s\", operations_per_second = 3e12 }\n";
+  }
+  const auto cluster = plan::parse_cluster(file, "test", shape).value();
+  model::Hyperparameters model{};
+  model.n_embd = 8192;
+  model.n_ff = 28672;
+  const auto plan = plan_with_fitting_steps(cluster, shape, {}, model);
+  ASSERT_TRUE(plan) << plan.error().message();
+  ASSERT_EQ(plan->ring.size(), 2u);
+  EXPECT_GE(plan->request.step_tokens, 4 * compute::kFewestStepTokens);
 }
 
 }  // namespace

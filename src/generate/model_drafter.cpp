@@ -105,7 +105,8 @@ Status ModelDrafter::guess_further(std::span<const std::int32_t> sequences) {
     const Known& text = known(sequence);
     return text.next && is_within_training(text.sequence.size() + 1);
   });
-  if (!possible || engine_->free_cells() < sequences.size()) {
+  if (!possible || engine_->free_cells() < sequences.size() ||
+      engine_->max_tokens() < sequences.size()) {
     return fail(ErrorCode::resource_exhausted, "the draft model can't go on from here");
   }
   return extend(sequences);

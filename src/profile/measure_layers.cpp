@@ -62,7 +62,10 @@ compute::ExecutorOptions executor_options(const LayerMeasurement& measurement) {
   options.n_threads = measurement.n_threads;
   options.yields_memory = false;
   // More than anything takes: all is resident, in the layout of what may be streamed.
-  if (measurement.budgeted) options.memory = weights::MemoryBudget{.total = Bytes{1} << 50};
+  if (measurement.budgeted) {
+    options.memory = weights::MemoryBudget{.total = Bytes{1} << 50};
+    options.streaming.largest_part_where_all_fit = 0;
+  }
   return options;
 }
 

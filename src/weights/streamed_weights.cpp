@@ -27,8 +27,12 @@ constexpr Bytes kBlock = 4 * kKiB;
 // can fill, at the price of residency; too high a guess leaves it idle while slots are in use.
 constexpr double kComputeBytesPerSecond = 8e9;
 
-// Of a part of a matrix where nothing is streamed for now.
-constexpr Bytes kLargestWhereAllFit = 64 * kMiB;
+// Of matrices that are used together.
+constexpr Bytes kLargestJoined = 64 * kMiB;
+
+// Where all fits, matrices are in parts of at most this part of the budget: a stage is the least
+// that can be given up, and slots for one are needed then.
+constexpr Bytes kPartsInBudget = 64;
 
 constexpr Bytes kTensorAlignment = 64;  // of small tensors; ggml needs 32
 
@@ -108,7 +112,8 @@ void StreamedWeights::make_stages() {
     if (!is_staged(placed)) continue;
     const bool joins = previous != nullptr && previous->layer == placed.layer &&
                        rank_of_use(previous->role) == rank_of_use(placed.role) &&
-                       previous->n_parts == 1 && placed.n_parts == 1;
+                       previous->n_parts == 1 && placed.n_parts == 1 &&
+                       stages_.back()->layout.size() + placed.bytes.size <= kLargestJoined;
     if (!joins) {
       stages_.push_back(std::make_unique<Stage>());
       stages_.back()->layer = placed.layer;
@@ -175,8 +180,8 @@ Status StreamedWeights::start(Bytes budget, const std::function<bool(Bytes, Byte
   if (stages_.empty()) return {};
   const Bytes for_stages = budget - memory().always;
   if (budget >= full_budget()) {
-    // No larger than slots may be: others may need the memory later.
-    const Bytes largest = std::min(most_own_slot_bytes(for_stages), kLargestWhereAllFit);
+    const Bytes largest =
+        std::min(for_stages / kPartsInBudget, options_.largest_part_where_all_fit);
     PRIMA_RETURN_IF_ERROR(lay_out(in_larger_parts(layout_, largest)));
   }
   const std::vector<Bytes> sizes = stage_bytes();
@@ -425,7 +430,8 @@ Status StreamedWeights::bring_back(const Stage& stage) {
     const Bytes missing = file.bytes_missing(member.bytes);
     if (missing == 0) continue;
     PRIMA_RETURN_IF_ERROR(file.fetch(member.bytes));
-    if (stage.resident) file.keep(member.bytes);
+    // Not for a few pages: that takes as long as for all.
+    if (stage.resident && missing > member.bytes.size / 2) file.keep(member.bytes);
     fetched_bytes_ += missing;
     // What set_resident() gave up was not taken; counted, it would make the next to be given up.
     if (!stage.drop_after_use) lost_bytes_ += missing;
@@ -469,6 +475,15 @@ void StreamedWeights::limit_embedding_rows() {
   constexpr std::uint64_t kCycles = 16;
   if (!embedding_ || ++cycles_since_limited_ < kCycles) return;
   cycles_since_limited_ = 0;
+  // The output layer may be the embedding: what of it is resident is to stay.
+  const bool is_resident = std::ranges::any_of(stages_, [&](const auto& stage) {
+    return stage->resident && std::ranges::any_of(stage->members, [&](const Member& member) {
+             return member.file == embedding_->file &&
+                    member.bytes.offset < embedding_->bytes.end() &&
+                    embedding_->bytes.offset < member.bytes.end();
+           });
+  });
+  if (is_resident) return;
   const MappedFile& file = *files_[embedding_->file];
   if (file.bytes_in_memory(embedding_->bytes) > kEmbeddingRows) file.drop(embedding_->bytes);
 }

@@ -37,6 +37,8 @@ struct StreamingOptions {
   ReaderOptions reader;
   StreamingPlace place = StreamingPlace::automatic;
   StreamerOptions streamer;
+  // Of a part of a matrix where nothing is streamed for now, at most.
+  Bytes largest_part_where_all_fit = 64 * kMiB;
   std::optional<Bytes> slot_bytes;  // by plan; else chosen for the disk and the ring
   RingPart ring;
 };

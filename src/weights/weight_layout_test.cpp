@@ -63,6 +63,9 @@ TEST(InLargerParts, KeepsWhatDoesNot) {
       2);
 }
 
+// Parts are a small part of a budget.
+constexpr Bytes kAmple = 4 * kGiB;
+
 // One layer with matrices of 36 MiB.
 class WideModel : public testing::Test {
  protected:
@@ -102,8 +105,8 @@ class WideModel : public testing::Test {
 TEST_F(WideModel, IsInLargerPartsWhereAllFits) {
   for (const bool fits : {false, true}) {
     const auto weights = StreamedWeights::open(layout_).value();
-    ASSERT_GT(weights->parts(TensorRole::ffn_up, 0).size(), 1);
-    ASSERT_TRUE(weights->start(weights->full_budget() - (fits ? 0 : 1)));
+    ASSERT_EQ(weights->parts(TensorRole::ffn_up, 0).size(), 3);
+    ASSERT_TRUE(weights->start(fits ? kAmple : weights->full_budget() - 1));
     const auto parts = weights->parts(TensorRole::ffn_up, 0);
     ASSERT_EQ(parts.size(), fits ? 1 : 3);
     std::int64_t rows = 0;
@@ -114,12 +117,19 @@ TEST_F(WideModel, IsInLargerPartsWhereAllFits) {
   }
 }
 
+TEST_F(WideModel, IsInSmallPartsWhereTheBudgetIsSmall) {
+  const auto weights = StreamedWeights::open(layout_).value();
+  ASSERT_TRUE(weights->start(weights->full_budget()));
+  EXPECT_EQ(weights->parts(TensorRole::ffn_up, 0).size(), 3);
+  EXPECT_TRUE(use(*weights, TensorRole::ffn_up));
+}
+
 TEST_F(WideModel, ADamagedRunOfAPartIsNoticed) {
   for (PlacedTensor& tensor : layout_.tensors) {
     if (tensor.role == TensorRole::ffn_up && tensor.part == 1) ++tensor.checksums[0].checksum;
   }
   const auto weights = StreamedWeights::open(layout_).value();
-  ASSERT_TRUE(weights->start(weights->full_budget()));
+  ASSERT_TRUE(weights->start(kAmple));
   ASSERT_EQ(weights->parts(TensorRole::ffn_up, 0).size(), 1);
   EXPECT_TRUE(use(*weights, TensorRole::ffn_gate));
   const Status used = use(*weights, TensorRole::ffn_up);
