@@ -26,10 +26,12 @@ PROGRAM_BYTES = 128 << 20
 @dataclass(frozen=True)
 class Reference:
     """The model in memory, on this whole machine, without a lab: what a processor can do, and which
-    tokens are right."""
+    tokens are right. Within a budget weights are as in their file, for which kernels are slower."""
 
     tpot_ms: float
     prefill_tokens_per_second: float
+    budgeted_tpot_ms: float
+    budgeted_prefill_tokens_per_second: float
     weight_bytes: int
     tokens: tuple[int, ...]
 
@@ -54,8 +56,11 @@ def rated_cluster_file(scenario: Scenario, reference: Reference | None) -> str:
         if reference:
             # Two operations a parameter; 4-bit weights with their scales are 4.6 bits a parameter.
             parameters = reference.weight_bytes * 8 / 4.6
-            table["cpu"] = {"weights": share * reference.weight_bytes / (reference.tpot_ms / 1000),
-                            "operations_per_second": share * 2 * parameters * reference.prefill_tokens_per_second}
+            tpot_ms, prefill = (
+                (reference.tpot_ms, reference.prefill_tokens_per_second) if scenario.stores else
+                (reference.budgeted_tpot_ms, reference.budgeted_prefill_tokens_per_second))
+            table["cpu"] = {"weights": share * reference.weight_bytes / (tpot_ms / 1000),
+                            "operations_per_second": share * 2 * parameters * prefill}
     for table in [root.get("network", {}), *root.get("link", [])]:
         if "round_trip_ms" in table:
             # What the planner is told of an unsteady link is its mean, half the jitter each way.

@@ -99,7 +99,8 @@ def _facts(result: dict) -> list[str]:
     plan, network, reference = result["plan"], result["network"], result["reference"]
     model = result["model"]
     lines.append(f"Model: {model['name']}, {_size(model['bytes'])}, of which {_size(model['weight_bytes'])} are used for "
-                 f"each token. Each device has {'a copy of its own' if result['copies'] == 'own' else 'its part of one file'}.")
+                 f"each token. Each device has {'a copy of its own' if result['copies'] == 'own' else 'its part of one file'}"
+                 f"{', and its layers in its processor’s layout' if result.get('stores') else ''}.")
     asked = result["asked"]
     lines.append(f"Asked: {asked['repetitions']} answers of {asked['tokens']} tokens; of llama.cpp alone, "
                  f"{asked['slow_repetitions']} of {asked['slow_tokens']}.")

@@ -14,6 +14,7 @@ systems and how often.
     rounds = [1, 2, 4, 8]           # also Prima with at most so many rounds
     memories = ["1 GiB", "2 GiB"]   # also Prima with so much memory on its only device
     users = [1, 4, 8]               # also tokens a second of `prima serve` for so many at once
+    stores = true                   # devices have their layers in the processor's layout, as after a first rest
     stall = "node3"                 # also what happens when this device stalls, and when it leaves
 
 Pure functions but for reading the file.
@@ -41,7 +42,7 @@ TINYLLAMA = "tinyllama"
 _DEFAULTS = {
     "model": "8b", "copies": "own", "context": 1024, "prompts": [16], "tokens": 16, "repetitions": 3,
     "systems": ["prima"], "slow_tokens": 2, "slow_repetitions": 1, "rounds": [], "memories": [], "users": [],
-    "stall": "",
+    "stores": False, "stall": "",
 }
 
 
@@ -62,6 +63,7 @@ class Scenario:
     rounds: tuple[int, ...]
     memories: tuple[int, ...]  # bytes
     users: tuple[int, ...]
+    stores: bool
     stall: str
 
 

@@ -105,6 +105,18 @@ def start_ring(bench: Bench, arguments: list[str]) -> list[subprocess.Popen[byte
     return processes
 
 
+def write_stores(bench: Bench) -> None:
+    """Each device of the plan writes its layers in its processor's layout, as it does by itself in its
+    first rest of half a minute."""
+    for number, device in enumerate(bench.plan.planned["devices"] if bench.plan.planned else []):
+        layers = [f"{first}-{first + count - 1}" for first, count, *_ in device["windows"] if count]
+        if number == 0:
+            layers.append("output")
+        if layers:
+            store = [str(bench.prima), "model", "store", bench.home.model(device["name"]), "--layers", ",".join(layers)]
+            bench.home.output(device["name"], bench.note(device["name"], store), seconds=ANSWER_SECONDS)
+
+
 def start_answer(bench: Bench, prompt: str, tokens: int, report: pathlib.Path) -> list[subprocess.Popen[bytes]]:
     prompt_file = bench.home.folder / bench.plan.devices[0] / "prompt"
     prompt_file.write_text(prompt, encoding="utf-8")

@@ -40,9 +40,9 @@ def result(**more) -> dict:
         "model": {"name": "M", "bytes": 5 << 30, "weight_bytes": 4 << 30},
         "devices": [{"name": "one"} | device, {"name": "two"} | device],
         "network": {"one_way_ms": 2, "mbit_per_second": 400, "shared": True, "jitter_ms": 10, "loss_percent": 0},
-        "copies": "own", "context": 1024,
+        "copies": "own", "stores": False, "context": 1024,
         "asked": {"tokens": 2, "repetitions": 3, "slow_tokens": 2, "slow_repetitions": 3},
-        "reference": {"tpot_ms": 300.0, "prefill_tokens_per_second": 20.0, "weight_bytes": 4 << 30, "tokens": [1, 2]},
+        "reference": {"tpot_ms": 300.0, "prefill_tokens_per_second": 20.0, "budgeted_tpot_ms": 360.0, "budgeted_prefill_tokens_per_second": 15.0, "weight_bytes": 4 << 30, "tokens": [1, 2]},
         "plan": {"devices": ["one", "two"], "layers": [[4, 4], [4, 4]], "rounds": 2, "windows_by_hand": [], "predicted_tpot_ms": 1000.0,
                  "timeline": {"one": [["compute", 0.0, 0.1]], "two": [["compute", 0.1, 0.4]]}},
         "runs": [run("prima", i, tpot) for i, tpot in enumerate((1000.0, 1100.0, 900.0))]
@@ -95,7 +95,7 @@ class PlanningTest(unittest.TestCase):
         # 4.62 GB and the programs' 0.54, less 4.29 of memory, from disks of 1.2 GB/s.
         self.assertAlmostEqual(1000 * (weights + (512 << 20) - (4 << 30)) / 1.2e9,
                                planning.limit_ms(cluster, weights, 0, None))
-        fast = planning.Reference(5000.0, 10.0, weights, ())
+        fast = planning.Reference(5000.0, 10.0, 6000.0, 8.0, weights, ())
         self.assertEqual(5000.0, planning.limit_ms(cluster, weights, 0, fast))
         self.assertEqual(0.0, planning.limit_ms(cluster, 1 << 30, 0, None))
 
@@ -108,7 +108,7 @@ class PlanningTest(unittest.TestCase):
 
     def test_a_rated_cluster_file(self):
         scenario = read_scenario(FOLDER / "home4-uneven.toml")
-        reference = planning.Reference(400.0, 20.0, 4_000_000_000, ())
+        reference = planning.Reference(400.0, 20.0, 500.0, 16.0, 4_000_000_000, ())
         with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
             file.write(planning.rated_cluster_file(scenario, reference))
             file.flush()
@@ -117,6 +117,9 @@ class PlanningTest(unittest.TestCase):
         self.assertEqual([d.memory_bytes for d in scenario.cluster.devices], [d.memory_bytes for d in again.devices])
         self.assertEqual(("D3", scenario.cluster.links), (again.head, again.links))
         self.assertEqual(4, text.count("weights = "))
+        self.assertEqual(1, text.count("weights = 8000000000.0"))  # D3's, with the kernels of a budget
+        with_stores = planning.rated_cluster_file(dataclasses.replace(scenario, stores=True), reference)
+        self.assertEqual(1, with_stores.count("weights = 10000000000.0"))
 
     def test_a_rated_cluster_file_of_another_memory(self):
         scenario = planning.with_memory(read_scenario(FOLDER / "solo-starved.toml"), 3 << 30)

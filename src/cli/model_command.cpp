@@ -1,10 +1,16 @@
 #include "cli/model_command.h"
 
+#include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include <spdlog/fmt/fmt.h>
 
@@ -86,9 +92,47 @@ int synth(const SynthFlags& flags) {
 
 struct StoreFlags {
   std::string file;
+  std::vector<std::string> layers;
   ProcessorOptions processor;
   bool remove = false;
 };
+
+std::optional<std::uint32_t> number(std::string_view text) {
+  std::uint32_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+// What `--layers` says, items such as "12", "0-7" and "output"; all of the model without it.
+Result<weights::WeightRequest> weights_to_store(const std::vector<std::string>& items,
+                                                std::uint32_t n_layer) {
+  weights::WeightRequest request{.layers = {}, .embedding = true, .output = items.empty()};
+  std::set<int> layers;
+  for (const std::string& item : items) {
+    if (item == "output") {
+      request.output = true;
+      continue;
+    }
+    const std::size_t dash = std::min(item.find('-'), item.size());
+    const auto first = number(std::string_view(item).substr(0, dash));
+    const auto last = dash == item.size() ? first : number(std::string_view(item).substr(dash + 1));
+    if (!first || !last || *first > *last || *last >= n_layer) {
+      return fail(ErrorCode::invalid_argument, "--layers: the model has no layers " + item,
+                  fmt::format("Name some of 0 to {}, and \"output\" for the output layer, as in "
+                              "\"0-3,8,output\"",
+                              n_layer - 1));
+    }
+    for (std::uint32_t layer = *first; layer <= *last; ++layer) {
+      layers.insert(static_cast<int>(layer));
+    }
+  }
+  for (int layer = 0; items.empty() && layer < static_cast<int>(n_layer); ++layer) {
+    layers.insert(layer);
+  }
+  request.layers.assign(layers.begin(), layers.end());
+  return request;
+}
 
 Result<int> store(const StoreFlags& flags) {
   PRIMA_ASSIGN_OR_RETURN(const auto model, model::ModelFile::open(flags.file));
@@ -104,10 +148,8 @@ Result<int> store(const StoreFlags& flags) {
     fmt::print("{} removed\n", layer_store.folder().string());
     return kSuccess;
   }
-  weights::WeightRequest request{.layers = {}, .embedding = true, .output = true};
-  for (std::uint32_t layer = 0; layer < model.hyperparameters().n_layer; ++layer) {
-    request.layers.push_back(static_cast<int>(layer));
-  }
+  PRIMA_ASSIGN_OR_RETURN(const weights::WeightRequest request,
+                         weights_to_store(flags.layers, model.hyperparameters().n_layer));
   Progress progress;
   PRIMA_RETURN_IF_ERROR(
       layer_store.write(weights::gguf_layout(model, request),
@@ -122,6 +164,11 @@ void add_store(CLI::App& model, int& exit_code) {
       "store", "Copy a model's weights, laid out as this processor computes fastest, to its disk");
   command->add_option("file", flags->file, "A .gguf file; of a split model, its first part")
       ->required();
+  command
+      ->add_option("--layers", flags->layers,
+                   "Only these, as in \"0-7,12,output\": what this device is to hold")
+      ->delimiter(',')
+      ->type_name("LIST");
   command->add_option("--store-size", flags->processor.store_size,
                       "What the copies of all models may take (while 4 GiB of the disk stay free)");
   command->add_flag("--remove", flags->remove, "Remove this model's copy instead");

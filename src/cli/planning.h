@@ -28,8 +28,8 @@ struct OfferedCluster {
 Result<OfferedCluster> cluster_of(const ring::RingOffer& offer);
 
 // plan::make_plan, with steps no larger than suit the memory of any device that the plan uses, and
-// in a ring smaller ones where that is better: where memory is short, every byte of compute buffers is a byte
-// more to read for every token.
+// in a ring smaller ones where that is better: where memory is short, every byte of compute buffers
+// is a byte more to read for every token.
 Result<plan::Plan> plan_with_fitting_steps(const plan::Cluster& cluster,
                                            const plan::ModelShape& shape, plan::Request request,
                                            const model::Hyperparameters& model);

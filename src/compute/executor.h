@@ -68,7 +68,7 @@ struct GpuRequest {
 
 // Weights read from disk since an executor was made.
 struct WeightReads {
-  Duration waited{};  // by run() and logits()
+  Duration waited{};  // by run() and logits(), for `others` too
   Bytes bytes = 0;    // that have come
   Duration busy{};    // in which reads were in flight
   // Of it, with so many that the disk could not have done more; or as many as slots allow.

@@ -4,18 +4,17 @@
 #include <array>
 #include <cstddef>
 #include <memory>
-#include <optional>
+#include <span>
 
 #include <unistd.h>
 
+#include "base/log.h"
 #include "compute/executor.h"
 #include "compute/kv_cells.h"
+#include "profile/typical_times.h"
 
 namespace prima::profile {
 namespace {
-
-// A time is the median of so many at most.
-constexpr std::size_t kMostRepetitions = 32;
 
 constexpr std::uint32_t kMostTokens = kTimedTokens.back();
 
@@ -35,14 +34,15 @@ constexpr double kShareOfRepeating = 0.3;
 // Of the limit, for filling the cache: it is computed, as its contents decide which memory is read.
 constexpr double kShareOfFilling = 0.25;
 
-// Several times the last-level cache, but not so much that loading takes long.
+// Several times the last-level cache, but not so much that loading takes long: of all that
+// processors have together, and tell of, a core reaches 32 MB, rarely 96.
 Bytes beyond_caches() {
   long cache = -1;
 #ifdef _SC_LEVEL3_CACHE_SIZE
   cache = ::sysconf(_SC_LEVEL3_CACHE_SIZE);
 #endif
   constexpr Bytes kLeast = 64 * kMiB;
-  constexpr Bytes kMost = 192 * kMiB;
+  constexpr Bytes kMost = 96 * kMiB;
   return cache > 0 ? std::clamp(3 * static_cast<Bytes>(cache), kLeast, kMost) : kMost;
 }
 
@@ -101,6 +101,26 @@ compute::Step tokens_from(std::uint32_t first, std::uint32_t n) {
   return step;
 }
 
+// The time of something that an executor computes, without waiting for weights that the system took
+// meanwhile; disturbed where it did.
+class Stopwatch {
+ public:
+  Stopwatch(const compute::Executor& executor, const Clock& clock)
+      : executor_(executor), clock_(clock), before_(executor.weight_reads()), start_(clock.now()) {}
+
+  Repetition read(std::uint32_t n = 1) const {
+    const compute::WeightReads now = executor_.weight_reads();
+    return {.seconds = seconds(clock_.now() - start_ - (now.waited - before_.waited)) / n,
+            .disturbed = now.others != before_.others};
+  }
+
+ private:
+  const compute::Executor& executor_;
+  const Clock& clock_;
+  const compute::WeightReads before_;
+  const Instant start_;
+};
+
 // One sequence whose last tokens are added and taken away again and again.
 class TimedSequence {
  public:
@@ -125,9 +145,9 @@ class TimedSequence {
   }
 
   // Seconds per layer of n tokens after the context; on one layer, or on all that are loaded.
-  Result<double> add(std::uint32_t n, bool one_layer) {
+  Result<Repetition> add(std::uint32_t n, bool one_layer) {
     compute::Step step = tokens_from(length_, n);
-    const Instant start = clock_.now();
+    const Stopwatch watch(*loaded_.executor, clock_);
     PRIMA_RETURN_IF_ERROR(begin(step));
     for (const compute::LayerRange& window : loaded_.windows) {
       hidden_.assign(std::size_t{n} * n_embd_, 0.25f);
@@ -135,7 +155,7 @@ class TimedSequence {
       PRIMA_RETURN_IF_ERROR(loaded_.executor->run(layers, step, hidden_));
       if (one_layer) break;
     }
-    return seconds(clock_.now() - start) / (one_layer ? 1 : loaded_.n_layers);
+    return watch.read(one_layer ? 1 : loaded_.n_layers);
   }
 
  private:
@@ -160,62 +180,6 @@ class TimedSequence {
   std::uint32_t computed_ = 0;  // tokens of it whose keys and values were computed
 };
 
-// The median of the seconds that `run(i)` gives, for each i below `n`: what generation will see, on
-// a machine that wavers too. After the first of each, for `budget`, whatever took least time so far
-// is repeated, so that a disturbance strikes a few repetitions of each and not all of one. The
-// first builds the graph and wakes the threads: it counts only where there is no other.
-template <typename Run>
-Result<std::vector<double>> typical_times(std::size_t n, Duration budget, const Clock& clock,
-                                          Run&& run) {
-  struct Kind {
-    std::vector<double> times;
-    Duration spent{};
-    Duration last{};
-    bool is_done = false;
-  };
-  std::vector<Kind> kinds(n);
-  const auto repeat = [&](std::size_t i) -> Status {
-    const Instant begun = clock.now();
-    PRIMA_ASSIGN_OR_RETURN(const double time, run(i));
-    kinds[i].last = clock.now() - begun;
-    kinds[i].spent += kinds[i].last;
-    kinds[i].times.push_back(time);
-    return {};
-  };
-  // Whatever comes first pays for pages that nobody used yet, too.
-  PRIMA_RETURN_IF_ERROR(run(0));
-  for (std::size_t i = 0; i < n; ++i) PRIMA_RETURN_IF_ERROR(repeat(i));
-  const Instant end = clock.now() + budget;
-  while (true) {
-    std::optional<std::size_t> next;
-    for (std::size_t i = 0; i < n; ++i) {
-      if (!kinds[i].is_done && (!next || kinds[i].spent < kinds[*next].spent)) next = i;
-    }
-    if (!next) break;
-    Kind& kind = kinds[*next];
-    if (kind.times.size() > kMostRepetitions || clock.now() + kind.last > end) {
-      kind.is_done = true;
-      continue;
-    }
-    PRIMA_RETURN_IF_ERROR(repeat(*next));
-  }
-  std::vector<double> medians;
-  for (Kind& kind : kinds) {
-    const auto begin = kind.times.begin() + (kind.times.size() > 1 ? 1 : 0);
-    const auto middle = begin + (kind.times.end() - begin - 1) / 2;
-    std::nth_element(begin, middle, kind.times.end());
-    medians.push_back(*middle);
-  }
-  return medians;
-}
-
-// More tokens cannot take less time; where noise says so, the earlier time is the better guess.
-void make_monotone(TokenTimes& times) {
-  for (std::size_t i = 1; i < times.seconds.size(); ++i) {
-    times.seconds[i] = std::max(times.seconds[i], times.seconds[i - 1]);
-  }
-}
-
 Result<TokenTimes> time_tokens(TimedSequence& sequence, Duration budget, const Clock& clock) {
   PRIMA_ASSIGN_OR_RETURN(
       const auto seconds, typical_times(kTimedTokens.size(), budget, clock, [&](std::size_t i) {
@@ -223,7 +187,7 @@ Result<TokenTimes> time_tokens(TimedSequence& sequence, Duration budget, const C
       }));
   TokenTimes times;
   std::ranges::copy(seconds, times.seconds.begin());
-  make_monotone(times);
+  make_consistent(times);
   return times;
 }
 
@@ -247,12 +211,12 @@ Result<ContextCost> measure_context(TimedSequence& sequence, const model::ModelF
   ContextCost cost;
   cost.tokens = context_to_measure(model, seconds_of_most, limit);
   if (cost.tokens == 0) return cost;
-  const auto added_to = [&](std::uint32_t n) -> Result<double> {
+  const auto added_to = [&](std::uint32_t n) -> Result<Repetition> {
     PRIMA_RETURN_IF_ERROR(sequence.set_context(0));
-    PRIMA_ASSIGN_OR_RETURN(const double without, sequence.add(n, true));
+    PRIMA_ASSIGN_OR_RETURN(const Repetition without, sequence.add(n, true));
     PRIMA_RETURN_IF_ERROR(sequence.set_context(cost.tokens));
-    PRIMA_ASSIGN_OR_RETURN(const double with, sequence.add(n, true));
-    return with - without;
+    PRIMA_ASSIGN_OR_RETURN(const Repetition with, sequence.add(n, true));
+    return Repetition{with.seconds - without.seconds, with.disturbed || without.disturbed};
   };
   PRIMA_RETURN_IF_ERROR(sequence.set_context(cost.tokens));
   PRIMA_ASSIGN_OR_RETURN(
@@ -271,26 +235,59 @@ Result<ContextCost> measure_context(TimedSequence& sequence, const model::ModelF
   return cost;
 }
 
-void add_context(LayerTimes& times, const ContextCost& cost) {
-  times.long_context_tokens = cost.tokens;
+LayerTimes with_context(const TokenTimes& times, const ContextCost& cost) {
+  LayerTimes layer{.short_context_seconds = times,
+                   .long_context_seconds = times,
+                   .long_context_tokens = cost.tokens};
   for (std::size_t i = 0; i < kTimedTokens.size(); ++i) {
-    times.long_context_seconds.seconds[i] =
-        times.short_context_seconds.seconds[i] + cost.added.seconds[i];
+    layer.long_context_seconds.seconds[i] += cost.added.seconds[i];
   }
+  return layer;
+}
+
+// Of `times`, by class: those that took much longer for their bytes than others did, of this layout
+// or of another.
+std::vector<std::size_t> disturbed_classes(const model::ModelFile& model,
+                                           const std::vector<LayerClass>& classes,
+                                           const std::vector<TokenTimes>& times,
+                                           const std::vector<LayerTimes>& other_layout) {
+  std::vector<double> per_byte;
+  const auto add = [&](std::size_t i, const TokenTimes& taken) {
+    const Bytes bytes = model.layer_bytes(static_cast<int>(classes[i].front()));
+    per_byte.push_back(taken.seconds.front() / static_cast<double>(std::max<Bytes>(1, bytes)));
+  };
+  for (std::size_t i = 0; i < times.size(); ++i) add(i, times[i]);
+  for (std::size_t i = 0; i < other_layout.size(); ++i) {
+    add(i, other_layout[i].short_context_seconds);
+  }
+  std::vector<std::size_t> found = suspicious(per_byte);
+  std::erase_if(found, [&](std::size_t i) { return i >= times.size(); });
+  return found;
+}
+
+// What kTimedTokens[i] tokens take by the two times before. Where those contradict each other, the
+// later one for as often as it takes.
+double along_the_line(const TokenTimes& times, std::size_t i) {
+  const double before = times.seconds[i - 2];
+  const double last = times.seconds[i - 1];
+  const double per_token = before < last
+                               ? (last - before) / (kTimedTokens[i - 1] - kTimedTokens[i - 2])
+                               : last / kTimedTokens[i - 1];
+  return last + (kTimedTokens[i] - kTimedTokens[i - 1]) * per_token;
 }
 
 }  // namespace
 
 Result<TimedLayers> measure_layers(const model::ModelFile& model,
                                    const std::vector<LayerClass>& classes,
-                                   const LayerMeasurement& measurement, const ContextCosts& known,
+                                   const LayerMeasurement& measurement, const TimedLayers& known,
                                    Duration limit, const Clock& clock) {
   const auto is_windowed = [&](const LayerClass& layers) {
     return model.hyperparameters().has_sliding_window(layers.front());
   };
   std::size_t n_contexts = 0;
   for (const bool windowed : {false, true}) {
-    if (known.contains(windowed)) continue;
+    if (known.contexts.contains(windowed)) continue;
     n_contexts += std::any_of(classes.begin(), classes.end(), [&](const LayerClass& layers) {
       return is_windowed(layers) == windowed;
     });
@@ -301,23 +298,33 @@ Result<TimedLayers> measure_layers(const model::ModelFile& model,
   const auto next_share = [&] {
     return std::max(end - clock.now(), Duration{}) / static_cast<std::int64_t>(n_left--);
   };
-  TimedLayers result{.classes = {}, .contexts = known};
-  for (const LayerClass& layers : classes) {
+  TimedLayers result{.contexts = known.contexts};
+  std::vector<TokenTimes> times;
+  const auto measure = [&](const LayerClass& layers, Duration share) -> Result<TokenTimes> {
     PRIMA_ASSIGN_OR_RETURN(LoadedLayers loaded, load(model, layers, measurement));
     TimedSequence sequence(loaded, model.hyperparameters().n_embd, clock);
-    LayerTimes times;
-    PRIMA_ASSIGN_OR_RETURN(times.short_context_seconds,
-                           time_tokens(sequence, share_of(next_share(), kShareOfRepeating), clock));
+    PRIMA_ASSIGN_OR_RETURN(TokenTimes found,
+                           time_tokens(sequence, share_of(share, kShareOfRepeating), clock));
     if (!result.contexts.contains(is_windowed(layers))) {
       PRIMA_ASSIGN_OR_RETURN(
           result.contexts[is_windowed(layers)],
-          measure_context(sequence, model, times.short_context_seconds.seconds.back(), next_share(),
-                          clock));
+          measure_context(sequence, model, found.seconds.back(), next_share(), clock));
     }
-    add_context(times, result.contexts[is_windowed(layers)]);
-    result.classes.push_back(times);
     result.compute_buffers =
         std::max(result.compute_buffers, loaded.executor->memory().compute_buffers);
+    return found;
+  };
+  for (const LayerClass& layers : classes) {
+    PRIMA_ASSIGN_OR_RETURN(times.emplace_back(), measure(layers, next_share()));
+  }
+  for (const std::size_t i : disturbed_classes(model, classes, times, known.classes)) {
+    log::debug("layer {} took {:.1f} ms, much for its size: measured again", classes[i].front(),
+               1e3 * times[i].seconds.front());
+    PRIMA_ASSIGN_OR_RETURN(const TokenTimes again, measure(classes[i], Duration{}));
+    times[i] = least_of(times[i], again);
+  }
+  for (std::size_t i = 0; i < classes.size(); ++i) {
+    result.classes.push_back(with_context(times[i], result.contexts[is_windowed(classes[i])]));
   }
   return result;
 }
@@ -333,12 +340,8 @@ Result<TimedOutput> measure_output_layer(const model::ModelFile& model,
   TokenTimes times;
   std::vector<float> logits;
   for (std::size_t i = 0; i < kTimedTokens.size(); ++i) {
-    const double n = kTimedTokens[i];
     if (i >= 2) {
-      const double along =
-          times.seconds[i - 1] + (n - kTimedTokens[i - 1]) *
-                                     (times.seconds[i - 1] - times.seconds[i - 2]) /
-                                     (kTimedTokens[i - 1] - kTimedTokens[i - 2]);
+      const double along = along_the_line(times, i);
       if (clock.now() + std::chrono::duration_cast<Duration>(std::chrono::duration<double>(along)) >
           end) {
         times.seconds[i] = along;
@@ -349,14 +352,14 @@ Result<TimedOutput> measure_output_layer(const model::ModelFile& model,
                                     0.25f);
     PRIMA_ASSIGN_OR_RETURN(const auto typical,
                            typical_times(1, limit / (2 * kTimedTokens.size()), clock,
-                                         [&](std::size_t) -> Result<double> {
-                                           const Instant start = clock.now();
+                                         [&](std::size_t) -> Result<Repetition> {
+                                           const Stopwatch watch(*executor, clock);
                                            PRIMA_RETURN_IF_ERROR(executor->logits(hidden, logits));
-                                           return seconds(clock.now() - start);
+                                           return watch.read();
                                          }));
     times.seconds[i] = typical.front();
   }
-  make_monotone(times);
+  make_consistent(times);
   return TimedOutput{times, executor->memory().compute_buffers};
 }
 

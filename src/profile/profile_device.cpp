@@ -29,6 +29,9 @@ constexpr double kBudgetedLayers = 0.28;
 constexpr double kOutput = 0.14;
 constexpr double kBudgetedOutput = 0.08;
 
+// A disk's speed needs no longer.
+constexpr Duration kLongestOnDisk = std::chrono::milliseconds(1600);
+
 // Each GPU's layers and output layer take this share again.
 constexpr double kGpu = 0.15;
 
@@ -195,8 +198,9 @@ class Measuring {
 
   Status measure_file() {
     PRIMA_ASSIGN_OR_RETURN(const Duration limit, begin("disk", kDisk));
-    PRIMA_ASSIGN_OR_RETURN(const DiskSpeed disk,
-                           measure_disk(model_, request_.streaming, limit, clock_));
+    PRIMA_ASSIGN_OR_RETURN(
+        const DiskSpeed disk,
+        measure_disk(model_, request_.streaming, std::min(limit, kLongestOnDisk), clock_));
     profile_.disk_read_bytes_per_second = disk.bytes_per_second;
     return {};
   }
@@ -216,11 +220,11 @@ class Measuring {
       PRIMA_ASSIGN_OR_RETURN(const Duration limit, begin("layers on the processor", kLayers));
       PRIMA_ASSIGN_OR_RETURN(
           layers, measure_layers(model_, request_.classes, measurement(false), {}, limit, clock_));
-      profile_.cpu_layers = std::move(layers.classes);
+      profile_.cpu_layers = layers.classes;
     }
     PRIMA_ASSIGN_OR_RETURN(Duration limit, begin("layers within a memory budget", kBudgetedLayers));
-    PRIMA_ASSIGN_OR_RETURN(layers, measure_layers(model_, request_.classes, measurement(true),
-                                                  layers.contexts, limit, clock_));
+    PRIMA_ASSIGN_OR_RETURN(
+        layers, measure_layers(model_, request_.classes, measurement(true), layers, limit, clock_));
     profile_.cpu_budgeted_layers = std::move(layers.classes);
     if (!unbudgeted_) profile_.cpu_layers = profile_.cpu_budgeted_layers;
     profile_.compute_buffer_bytes = layers.compute_buffers;

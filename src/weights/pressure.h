@@ -7,8 +7,8 @@
 //
 //      available - resident      < reserve           give up the difference, now
 //                                > reserve + step    for `calm_time`: take half of the excess back
-//      tasks stalled for memory  > stall_limit       give up a step, now, if less than four reserves
-//                                                    are left
+//      tasks stalled for memory  > stall_limit       give up a step, now, if less than
+//                                                    four reserves are left
 //      the system took pages of resident weights     give up as much, now
 //
 // MemoryWatch is the seam: the system's numbers, or a test's.

@@ -424,12 +424,15 @@ void StreamedWeights::release(StageIndex index) {
 // slots are busy with what comes next, and leaving the order of streaming would cost more. That it
 // happened at all is for the residency policy, which has fewer stages resident soon.
 Status StreamedWeights::bring_back(const Stage& stage) {
+  const SystemClock clock;
   for (const Member& member : stage.members) {
     const MappedFile& file = *files_[member.file];
     PRIMA_RETURN_IF_ERROR(file.check_unchanged());
     const Bytes missing = file.bytes_missing(member.bytes);
     if (missing == 0) continue;
+    const Instant start = clock.now();
     PRIMA_RETURN_IF_ERROR(file.fetch(member.bytes));
+    brought_back_in_ += (clock.now() - start).count();
     // Not for a few pages: that takes as long as for all.
     if (stage.resident && missing > member.bytes.size / 2) file.keep(member.bytes);
     fetched_bytes_ += missing;
@@ -505,7 +508,10 @@ void StreamedWeights::set_idle_work(IdleWork* work) {
 }
 
 StreamerStatistics StreamedWeights::statistics() const {
-  return streamer_ ? streamer_->statistics() : StreamerStatistics{};
+  if (!streamer_) return {};
+  StreamerStatistics statistics = streamer_->statistics();
+  statistics.waited += Duration(brought_back_in_);
+  return statistics;
 }
 
 bool StreamedWeights::reads_directly() const { return streamer_ && streamer_->reads_directly(); }

@@ -86,6 +86,7 @@ class StreamedWeights final : public Weights {
   void set_idle_work(IdleWork* work);
 
   WeightMemory memory() const;
+  // Waiting for what the system took, and acquire() brought back, is in it.
   StreamerStatistics statistics() const;
 
   // Of resident stages, and such as were in memory ahead of use in place, that the system took
@@ -158,6 +159,7 @@ class StreamedWeights final : public Weights {
   std::uint64_t cycles_since_limited_ = 0;
   std::atomic<Bytes> lost_bytes_ = 0;
   std::atomic<Bytes> fetched_bytes_ = 0;
+  std::atomic<Duration::rep> brought_back_in_ = 0;
   std::atomic<std::uint64_t> residency_version_ = 0;
   std::mutex dropping_mutex_;  // held while what was streamed in place is dropped
   mutable std::mutex schedule_mutex_;

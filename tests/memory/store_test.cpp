@@ -77,6 +77,24 @@ TEST_F(StoreTest, IsWrittenUsedAndRemoved) {
   EXPECT_TRUE(stored().empty());
 }
 
+TEST_F(StoreTest, APartOfTheLayers) {
+  const Outcome part = run({"model", "store", model_, "--layers", "0-1,5"});
+  ASSERT_EQ(part.status, 0) << part.err;
+  const std::size_t n_part = stored().size();
+  if (n_part == 0) GTEST_SKIP() << "nothing is repacked on this processor";
+  EXPECT_EQ(n_part, 3u);
+  EXPECT_EQ(run({"model", "store", model_, "--layers", "5,7,output"}).status, 0);
+  const std::size_t n_more = stored().size();
+  EXPECT_GE(n_more, 4u);  // the output layer may have no such layout
+
+  for (const char* wrong : {"8", "3-2", "x", "0-", "-1", ""}) {
+    const Outcome refused = run({"model", "store", model_, "--layers=" + std::string(wrong)});
+    EXPECT_NE(refused.status, 0) << wrong;
+    EXPECT_THAT(refused.err, HasSubstr("--layers")) << wrong;
+  }
+  EXPECT_EQ(stored().size(), n_more);
+}
+
 TEST_F(StoreTest, DamageIsAnErrorOnceAndThenGone) {
   const std::string memory = some_memory();
   ASSERT_EQ(run({"model", "store", model_}).status, 0);
