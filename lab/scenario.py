@@ -81,6 +81,9 @@ def read_scenario(path: pathlib.Path) -> Scenario:
                                f"{', '.join((*MODELS, TINYLLAMA))}")
     if values["copies"] not in ("own", "shared"):
         raise ClusterFileError(f"{path}: copies are \"own\" or \"shared\"")
+    if values["stores"] and (values["rounds"] or values["memories"] or "prima-by-itself" in values["systems"]):
+        raise ClusterFileError(f"{path}: stores are of the layers of one plan; rounds, memories and prima-by-itself "
+                               "make others")
     if values["stall"] and values["stall"] not in [device.name for device in cluster.devices]:
         raise ClusterFileError(f"{path}: no device is called {values['stall']!r}")
     return Scenario(

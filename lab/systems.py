@@ -108,7 +108,9 @@ def start_ring(bench: Bench, arguments: list[str]) -> list[subprocess.Popen[byte
 def write_stores(bench: Bench) -> None:
     """Each device of the plan writes its layers in its processor's layout, as it does by itself in its
     first rest of half a minute."""
-    for number, device in enumerate(bench.plan.planned["devices"] if bench.plan.planned else []):
+    if not bench.plan.planned:
+        raise LabError("stores need a program that runs plans (--plan)")
+    for number, device in enumerate(bench.plan.planned["devices"]):
         layers = [f"{first}-{first + count - 1}" for first, count, *_ in device["windows"] if count]
         if number == 0:
             layers.append("output")

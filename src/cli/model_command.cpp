@@ -154,7 +154,8 @@ Result<int> store(const StoreFlags& flags) {
   PRIMA_RETURN_IF_ERROR(
       layer_store.write(weights::gguf_layout(model, request),
                         [&](Bytes done, Bytes total) { return progress(done, total); }));
-  fmt::print("{} is complete\n", layer_store.folder().string());
+  fmt::print("{} {}\n", layer_store.folder().string(),
+             flags.layers.empty() ? "is complete" : "has these layers");
   return kSuccess;
 }
 
@@ -164,14 +165,14 @@ void add_store(CLI::App& model, int& exit_code) {
       "store", "Copy a model's weights, laid out as this processor computes fastest, to its disk");
   command->add_option("file", flags->file, "A .gguf file; of a split model, its first part")
       ->required();
-  command
-      ->add_option("--layers", flags->layers,
-                   "Only these, as in \"0-7,12,output\": what this device is to hold")
-      ->delimiter(',')
-      ->type_name("LIST");
+  auto* layers =
+      command->add_option("--layers", flags->layers,
+                          "Only these, as in \"0-7,12,output\": what this device is to hold");
+  layers->delimiter(',')->type_name("LIST");
   command->add_option("--store-size", flags->processor.store_size,
                       "What the copies of all models may take (while 4 GiB of the disk stay free)");
-  command->add_flag("--remove", flags->remove, "Remove this model's copy instead");
+  command->add_flag("--remove", flags->remove, "Remove this model's copy instead")
+      ->excludes(layers);
   command->callback([flags, &exit_code] {
     const Result<int> result = store(*flags);
     exit_code = result ? *result : report(result.error());

@@ -364,14 +364,21 @@ TEST_F(StoredModel, DamageAnywhereIsNoticedBeforeItIsComputedWith) {
     std::string damaged = sound;
     damaged[9 * 1024 + 5] ^= 4;
     std::ofstream(layer_, std::ios::binary) << damaged;
+    // What is resident is looked at when it is loaded, what is streamed when it is used.
     auto executor = model.executor({.memory = memory, .store = store_});
-    ASSERT_TRUE(executor) << executor.error().message();
-    const auto logits = model.logits(**executor);
-    ASSERT_FALSE(logits) << memory;
-    EXPECT_EQ(logits.error().code, ErrorCode::corrupt);
-    EXPECT_THAT(logits.error().what, testing::HasSubstr("layer-00002"));
+    EXPECT_EQ(executor.has_value(), memory < smallest + kGiB);
+    std::optional<Error> error;
+    if (!executor) {
+      error = executor.error();
+    } else {
+      const auto logits = model.logits(**executor);
+      ASSERT_FALSE(logits) << memory;
+      error = logits.error();
+      executor->reset();
+    }
+    EXPECT_EQ(error->code, ErrorCode::corrupt);
+    EXPECT_THAT(error->what, testing::HasSubstr("layer-00002"));
     EXPECT_FALSE(std::filesystem::exists(layer_));
-    executor->reset();
     auto again = model.executor({.memory = memory, .store = store_});
     ASSERT_TRUE(again) << again.error().message();
     EXPECT_TRUE(model.logits(**again));

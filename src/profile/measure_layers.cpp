@@ -4,7 +4,6 @@
 #include <array>
 #include <cstddef>
 #include <memory>
-#include <span>
 
 #include <unistd.h>
 
@@ -31,18 +30,21 @@ constexpr std::uint32_t kBufferContext = 4096;
 // Of the limit, for repeating; the rest is for loading, and for the first time of each.
 constexpr double kShareOfRepeating = 0.3;
 
+// Of the limit, beyond it, where what looks disturbed is measured again.
+constexpr double kShareOfMeasuringAgain = 0.25;
+
 // Of the limit, for filling the cache: it is computed, as its contents decide which memory is read.
 constexpr double kShareOfFilling = 0.25;
 
-// Several times the last-level cache, but not so much that loading takes long: of all that
-// processors have together, and tell of, a core reaches 32 MB, rarely 96.
+// Several times the last-level cache, but not so much that loading takes long: of what processors
+// have together, and tell of, a core reaches 32 MB, of home computers' at most 96.
 Bytes beyond_caches() {
   long cache = -1;
 #ifdef _SC_LEVEL3_CACHE_SIZE
   cache = ::sysconf(_SC_LEVEL3_CACHE_SIZE);
 #endif
   constexpr Bytes kLeast = 64 * kMiB;
-  constexpr Bytes kMost = 96 * kMiB;
+  constexpr Bytes kMost = 128 * kMiB;
   return cache > 0 ? std::clamp(3 * static_cast<Bytes>(cache), kLeast, kMost) : kMost;
 }
 
@@ -245,24 +247,16 @@ LayerTimes with_context(const TokenTimes& times, const ContextCost& cost) {
   return layer;
 }
 
-// Of `times`, by class: those that took much longer for their bytes than others did, of this layout
-// or of another.
+// Of `times`, by class: those that took much longer for their bytes than others did.
 std::vector<std::size_t> disturbed_classes(const model::ModelFile& model,
                                            const std::vector<LayerClass>& classes,
-                                           const std::vector<TokenTimes>& times,
-                                           const std::vector<LayerTimes>& other_layout) {
+                                           const std::vector<TokenTimes>& times) {
   std::vector<double> per_byte;
-  const auto add = [&](std::size_t i, const TokenTimes& taken) {
+  for (std::size_t i = 0; i < times.size(); ++i) {
     const Bytes bytes = model.layer_bytes(static_cast<int>(classes[i].front()));
-    per_byte.push_back(taken.seconds.front() / static_cast<double>(std::max<Bytes>(1, bytes)));
-  };
-  for (std::size_t i = 0; i < times.size(); ++i) add(i, times[i]);
-  for (std::size_t i = 0; i < other_layout.size(); ++i) {
-    add(i, other_layout[i].short_context_seconds);
+    per_byte.push_back(times[i].seconds.front() / static_cast<double>(std::max<Bytes>(1, bytes)));
   }
-  std::vector<std::size_t> found = suspicious(per_byte);
-  std::erase_if(found, [&](std::size_t i) { return i >= times.size(); });
-  return found;
+  return suspicious(per_byte);
 }
 
 // What kTimedTokens[i] tokens take by the two times before. Where those contradict each other, the
@@ -270,9 +264,10 @@ std::vector<std::size_t> disturbed_classes(const model::ModelFile& model,
 double along_the_line(const TokenTimes& times, std::size_t i) {
   const double before = times.seconds[i - 2];
   const double last = times.seconds[i - 1];
-  const double per_token = before < last
-                               ? (last - before) / (kTimedTokens[i - 1] - kTimedTokens[i - 2])
-                               : last / kTimedTokens[i - 1];
+  constexpr double kNoise = 1.25;
+  const double per_token = before < kNoise * last ? std::max(0.0, last - before) /
+                                                        (kTimedTokens[i - 1] - kTimedTokens[i - 2])
+                                                  : last / kTimedTokens[i - 1];
   return last + (kTimedTokens[i] - kTimedTokens[i - 1]) * per_token;
 }
 
@@ -280,14 +275,14 @@ double along_the_line(const TokenTimes& times, std::size_t i) {
 
 Result<TimedLayers> measure_layers(const model::ModelFile& model,
                                    const std::vector<LayerClass>& classes,
-                                   const LayerMeasurement& measurement, const TimedLayers& known,
+                                   const LayerMeasurement& measurement, const ContextCosts& known,
                                    Duration limit, const Clock& clock) {
   const auto is_windowed = [&](const LayerClass& layers) {
     return model.hyperparameters().has_sliding_window(layers.front());
   };
   std::size_t n_contexts = 0;
   for (const bool windowed : {false, true}) {
-    if (known.contexts.contains(windowed)) continue;
+    if (known.contains(windowed)) continue;
     n_contexts += std::any_of(classes.begin(), classes.end(), [&](const LayerClass& layers) {
       return is_windowed(layers) == windowed;
     });
@@ -298,7 +293,7 @@ Result<TimedLayers> measure_layers(const model::ModelFile& model,
   const auto next_share = [&] {
     return std::max(end - clock.now(), Duration{}) / static_cast<std::int64_t>(n_left--);
   };
-  TimedLayers result{.contexts = known.contexts};
+  TimedLayers result{.contexts = known};
   std::vector<TokenTimes> times;
   const auto measure = [&](const LayerClass& layers, Duration share) -> Result<TokenTimes> {
     PRIMA_ASSIGN_OR_RETURN(LoadedLayers loaded, load(model, layers, measurement));
@@ -317,7 +312,9 @@ Result<TimedLayers> measure_layers(const model::ModelFile& model,
   for (const LayerClass& layers : classes) {
     PRIMA_ASSIGN_OR_RETURN(times.emplace_back(), measure(layers, next_share()));
   }
-  for (const std::size_t i : disturbed_classes(model, classes, times, known.classes)) {
+  const Instant last = end + share_of(limit, kShareOfMeasuringAgain);
+  for (const std::size_t i : disturbed_classes(model, classes, times)) {
+    if (clock.now() >= last) break;
     log::debug("layer {} took {:.1f} ms, much for its size: measured again", classes[i].front(),
                1e3 * times[i].seconds.front());
     PRIMA_ASSIGN_OR_RETURN(const TokenTimes again, measure(classes[i], Duration{}));

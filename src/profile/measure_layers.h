@@ -40,10 +40,10 @@ using ContextCosts = std::map<bool, ContextCost>;
 // One LayerTimes for each class. Enough layers of each are loaded that none is still in the
 // processor's caches when its turn comes again. A long context is measured where it costs least, at
 // one class of each kind of attention, and what it adds is added to the others: attention does not
-// depend on the weights. For the same reason what is `known` of this backend, of layers in another
-// layout, says what contexts cost. A class that took much longer for its size than the others,
-// those that are known too, is measured once more. `limit`: how long all of it may take; each time
-// is measured a few times at least.
+// depend on the weights. For the same reason costs `known` of this backend are not measured again.
+// A class that took much longer for its size than others is measured once more. `limit`: how long
+// all of it may take (and a quarter of it, where something is measured again); what is short is
+// measured a few times whatever it says, the rest once at least.
 struct TimedLayers {
   std::vector<LayerTimes> classes{};
   ContextCosts contexts{};
@@ -51,7 +51,7 @@ struct TimedLayers {
 };
 Result<TimedLayers> measure_layers(const model::ModelFile& model,
                                    const std::vector<LayerClass>& classes,
-                                   const LayerMeasurement& measurement, const TimedLayers& known,
+                                   const LayerMeasurement& measurement, const ContextCosts& known,
                                    Duration limit, const Clock& clock);
 
 // The output layer, for each of kTimedTokens rows; the largest counts, where they would take too

@@ -29,7 +29,7 @@ constexpr double kBudgetedLayers = 0.28;
 constexpr double kOutput = 0.14;
 constexpr double kBudgetedOutput = 0.08;
 
-// A disk's speed needs no longer.
+// More than a second to count: a throttle's allowances come and go within tenths of one.
 constexpr Duration kLongestOnDisk = std::chrono::milliseconds(1600);
 
 // Each GPU's layers and output layer take this share again.
@@ -220,11 +220,11 @@ class Measuring {
       PRIMA_ASSIGN_OR_RETURN(const Duration limit, begin("layers on the processor", kLayers));
       PRIMA_ASSIGN_OR_RETURN(
           layers, measure_layers(model_, request_.classes, measurement(false), {}, limit, clock_));
-      profile_.cpu_layers = layers.classes;
+      profile_.cpu_layers = std::move(layers.classes);
     }
     PRIMA_ASSIGN_OR_RETURN(Duration limit, begin("layers within a memory budget", kBudgetedLayers));
-    PRIMA_ASSIGN_OR_RETURN(
-        layers, measure_layers(model_, request_.classes, measurement(true), layers, limit, clock_));
+    PRIMA_ASSIGN_OR_RETURN(layers, measure_layers(model_, request_.classes, measurement(true),
+                                                  layers.contexts, limit, clock_));
     profile_.cpu_budgeted_layers = std::move(layers.classes);
     if (!unbudgeted_) profile_.cpu_layers = profile_.cpu_budgeted_layers;
     profile_.compute_buffer_bytes = layers.compute_buffers;

@@ -12,7 +12,8 @@ constexpr std::size_t kMostRepetitions = 32;
 // What is short is repeated so often at least, whatever the budget says: of five, two may be
 // disturbed.
 constexpr std::size_t kFewRepetitions = 5;
-constexpr Duration kShort = std::chrono::milliseconds(50);  // undisturbed
+constexpr Duration kShort = std::chrono::milliseconds(50);
+constexpr Duration kShortAtFirst = 5 * kShort;
 
 // Kernels of the types that a mixture joins differ by less per byte; a machine whose threads wait
 // for one that was taken away, by more.
@@ -65,8 +66,10 @@ Result<std::vector<double>> typical_times(
     }
     if (!next) break;
     Kind& kind = kinds[*next];
-    // The first does not count.
-    const bool is_short = kind.repetitions.size() <= kFewRepetitions && kind.least < kShort;
+    // The first does not count, and says little: it may have been disturbed itself.
+    const bool is_first = kind.repetitions.size() == 1;
+    const bool is_short = kind.repetitions.size() <= kFewRepetitions &&
+                          kind.least < (is_first ? kShortAtFirst : kShort);
     const bool is_over = !is_short && clock.now() + kind.last > end;
     if (is_over || kind.repetitions.size() > kMostRepetitions) {
       kind.is_done = true;

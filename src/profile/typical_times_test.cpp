@@ -1,6 +1,8 @@
 #include "profile/typical_times.h"
 
 #include <algorithm>
+#include <array>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -74,6 +76,11 @@ TEST(TypicalTimes, WhatIsKnownToBeDisturbedDoesNotCount) {
   Machine always({0.1});  // nothing else to go by
   for (int n = 0; n < 40; ++n) always.disturb(0, n, 3, true);
   EXPECT_DOUBLE_EQ(always.measure(milliseconds(1500))[0], 0.3);
+}
+
+TEST(TypicalTimes, OfTwoMeasurementsTheLeast) {
+  const TokenTimes least = least_of({{1, 2, 9, 4, 5, 6}}, {{3, 2, 1, 4, 7, 5}});
+  EXPECT_EQ(least.seconds, (std::array<double, 6>{1, 2, 1, 4, 5, 5}));
 }
 
 TEST(TypicalTimes, KeepsToItsBudget) {

@@ -28,6 +28,7 @@ Status LocalRing::submit(const compute::Step& step, std::span<const std::int32_t
   const Instant embedded = clock_.now();
   const Duration read_before = executor_->weight_reads().waited;
   PRIMA_RETURN_IF_ERROR(executor_->run(layers_, step, hidden_));
+  const Duration reading = executor_->weight_reads().waited - read_before;
   const Instant computed = clock_.now();
   Finished finished{.step_id = step.id, .logits = {}, .timings = {}};
   if (!step.outputs.empty()) {
@@ -35,7 +36,6 @@ Status LocalRing::submit(const compute::Step& step, std::span<const std::int32_t
                                           : executor_->logits(hidden_, finished.logits));
   }
   const Instant ended = clock_.now();
-  const Duration reading = executor_->weight_reads().waited - read_before;
   finished.timings.hops.push_back({.device = 0,
                                    .layers = layers_,
                                    .waiting = embedded - started,

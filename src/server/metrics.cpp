@@ -117,7 +117,7 @@ std::string Metrics::print(bool ready, Instant now) const {
   };
   const double serving = serving_since_ == Instant{} ? 0.0 : seconds(now - serving_since_);
   head(out, "prima_device_compute_seconds_total", "counter",
-       "Time a device worked on layers, waiting for its disk included");
+       "Time a device worked on layers, waiting for its disk not included");
   for (std::size_t i = 0; i < b.computing.size(); ++i) {
     out += fmt::format("prima_device_compute_seconds_total{{device=\"{}\"}} {}\n", name(i),
                        seconds(b.computing[i]));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <future>
 #include <string>
 #include <utility>
 
@@ -127,6 +128,7 @@ void StreamedWeights::make_stages() {
     stage.members.push_back({tensor, placed.file, placed.bytes,
                              stage.layout.size() + placed.bytes.offset - begin, placed.checksums});
     stage.layout.pieces.push_back({placed.file, begin, end - begin});
+    stage.verified = stage.verified && placed.checksums.empty();
     stage_of_[tensor] = static_cast<StageIndex>(stages_.size() - 1);
   }
 }
@@ -194,14 +196,21 @@ Status StreamedWeights::start(Bytes budget, const std::function<bool(Bytes, Byte
 
   drop_all_but_resident();
   Bytes done = 0;
+  std::future<Status> verified;  // one stage, while the next comes from disk
   for (const auto& stage : stages_) {
     if (!stage->resident) continue;
     PRIMA_RETURN_IF_ERROR(fetch(*stage));
+    if (verified.valid()) PRIMA_RETURN_IF_ERROR(verified.get());
+    if (!stage->verified) {
+      verified = std::async(std::launch::async, [this, &stage] { return verify(*stage); });
+    }
     done += stage->layout.size();
     if (progress && !progress(done, schedule_.resident_bytes)) {
       return fail(ErrorCode::cancelled, "loading was cancelled");
     }
   }
+
+  if (verified.valid()) PRIMA_RETURN_IF_ERROR(verified.get());
 
   // Where all stages are resident now, slots are for later. Their memory is taken when it is used.
   Bytes slots = schedule_.slot_bytes;
@@ -392,7 +401,8 @@ void StreamedWeights::use_in_place(const Stage& stage) const {
   }
 }
 
-// A layer store may have been damaged since it was written: the first time its bytes are here.
+// A layer store may have been damaged since it was written: its bytes are looked at when they are
+// here for the first time.
 Status StreamedWeights::verify(Stage& stage) const {
   for (const Member& member : stage.members) {
     const auto* bytes = static_cast<const std::byte*>(member.tensor->data);

@@ -65,8 +65,9 @@ class StreamedWeights final : public Weights {
   Bytes full_budget() const;
 
   // `progress`: bytes done, bytes in all; returning false cancels. Fails with resource_exhausted
-  // (with the budget that would be enough), io, unavailable, cancelled. Where all weights fit,
-  // matrices are in larger parts from then on: tensors and stages asked for before are no more.
+  // (with the budget that would be enough), io, unavailable, cancelled, corrupt (a checksum of what
+  // is resident). Where all weights fit, matrices are in larger parts from then on: tensors and
+  // stages asked for before are no more.
   Status start(Bytes budget, const std::function<bool(Bytes, Bytes)>& progress = {});
 
   // How many bytes of stages are to be resident from now on: gives up some, or takes some back (by
@@ -118,7 +119,7 @@ class StreamedWeights final : public Weights {
     // As it is in use; of the computing thread.
     bool in_slot = false;
     bool drop_after_use = false;
-    bool verified = false;
+    bool verified = true;  // or nothing says what its bytes should be
   };
 
   StreamedWeights() = default;
