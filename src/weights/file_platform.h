@@ -32,6 +32,10 @@ void forget_cached(int descriptor, Bytes offset, Bytes size);
 // processor time. Errno, or 0; ENOSYS where the system has no such call.
 int populate(std::byte* pages, Bytes size);
 
+// Of a page that one entry of the processor's address tables can stand for; 0 where files have
+// none.
+Bytes huge_page_size();
+
 // Has the system keep whole pages of a mapped file that are in memory as it keeps those of files
 // that programs read often, and heed from now on that they are used. Nothing is read from disk.
 void mark_often_used(std::byte* pages, Bytes size);

@@ -78,6 +78,15 @@ std::int64_t modified_nanoseconds(const struct stat& status) {
   return static_cast<std::int64_t>(status.st_mtim.tv_sec) * 1'000'000'000 + status.st_mtim.tv_nsec;
 }
 
+Bytes huge_page_size() {
+  static const Bytes size = [] {
+    std::ifstream file("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
+    Bytes value = 0;
+    return file >> value ? value : 0;
+  }();
+  return size;
+}
+
 void forget_cached(int descriptor, Bytes offset, Bytes size) {
   (void)::posix_fadvise(descriptor, static_cast<off_t>(offset), static_cast<off_t>(size),
                         POSIX_FADV_DONTNEED);
@@ -118,16 +127,6 @@ int populate_small_pages(std::byte* pages, Bytes size) {
     if (const int error = populate_at_once(pages + begin, window(begin)); error != 0) return error;
   }
   return 0;
-}
-
-// Of a page that one entry of the processor's address tables can stand for; 0 where there is none.
-Bytes huge_page_size() {
-  static const Bytes size = [] {
-    std::ifstream file("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
-    Bytes value = 0;
-    return file >> value ? value : 0;
-  }();
-  return size;
 }
 
 bool prefer_huge_pages(std::byte* pages, Bytes size) {

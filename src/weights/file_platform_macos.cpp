@@ -33,6 +33,8 @@ void forget_cached(int, Bytes, Bytes) {}  // macOS has no such advice for a file
 
 void mark_often_used(std::byte*, Bytes) {}  // it has no lists of such pages to be in
 
+Bytes huge_page_size() { return 0; }
+
 int populate(std::byte*, Bytes) { return ENOSYS; }
 
 std::optional<bool> brings_huge_pages(std::byte*, Bytes) { return false; }

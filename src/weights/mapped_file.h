@@ -27,6 +27,13 @@ class MappedFile {
   // Brings the range's pages into memory by large reads, not by faults, and maps them.
   Status fetch(ByteRange range) const;
 
+  // The range grown to whole huge pages, as far as `within` reaches.
+  ByteRange grown_to_huge_pages(ByteRange range, ByteRange within) const;
+
+  // Gives back what hinders the range's huge pages: a few small ones of them that are in memory
+  // already, since somebody read here and there, would keep all the others small too.
+  void make_way_for_huge_pages(ByteRange range) const;
+
   // What the range has in memory is to stay there rather than what other programs read often once:
   // the system takes pages that were brought in just now before those.
   void keep(ByteRange range) const;

@@ -71,6 +71,27 @@ Status MappedFile::fetch(ByteRange range) const {
   return {};
 }
 
+ByteRange MappedFile::grown_to_huge_pages(ByteRange range, ByteRange within) const {
+  const Bytes huge = platform::huge_page_size();
+  if (huge == 0) return range;
+  const auto address = reinterpret_cast<std::uintptr_t>(data_);
+  const Bytes begin = align_down(address + range.offset, huge);
+  const Bytes end = align_up(address + range.end(), huge) - address;
+  const Bytes grown = std::max(within.offset, begin > address ? begin - address : 0);
+  return {grown, std::min(within.end(), end) - grown};
+}
+
+void MappedFile::make_way_for_huge_pages(ByteRange range) const {
+  const Bytes huge = platform::huge_page_size();
+  if (huge == 0) return;
+  const auto address = reinterpret_cast<std::uintptr_t>(data_);
+  const Bytes first = align_up(address + range.offset, huge) - address;
+  for (Bytes at = first; at + huge <= range.end(); at += huge) {
+    const Bytes in_memory = bytes_in_memory({at, huge});
+    if (in_memory > 0 && in_memory < huge) drop({at, huge});
+  }
+}
+
 void MappedFile::keep(ByteRange range) const {
   const ByteRange pages = pages_around(range, size_);
   platform::mark_often_used(data_ + pages.offset, pages.size);

@@ -194,12 +194,13 @@ Status StreamedWeights::start(Bytes budget, const std::function<bool(Bytes, Byte
   PRIMA_ASSIGN_OR_RETURN(schedule_, schedule(for_stages, can_be_in_place, *reader, cycle));
   for (std::size_t i = 0; i < stages_.size(); ++i) stages_[i]->resident = !schedule_.streamed[i];
 
-  drop_all_but_resident();
+  const ResidentRuns runs = resident_runs();
+  drop_all_but(runs);
   Bytes done = 0;
   std::future<Status> verified;  // one stage, while the next comes from disk
   for (const auto& stage : stages_) {
     if (!stage->resident) continue;
-    PRIMA_RETURN_IF_ERROR(fetch(*stage));
+    PRIMA_RETURN_IF_ERROR(fetch(*stage, runs));
     if (verified.valid()) PRIMA_RETURN_IF_ERROR(verified.get());
     if (!stage->verified) {
       verified = std::async(std::launch::async, [this, &stage] { return verify(*stage); });
@@ -452,10 +453,19 @@ Status StreamedWeights::bring_back(const Stage& stage) {
   return {};
 }
 
-Status StreamedWeights::fetch(const Stage& stage) const {
+// With what of its neighbours shares huge pages with it, where they are resident too.
+Status StreamedWeights::fetch(const Stage& stage, const ResidentRuns& runs) const {
   for (const Member& member : stage.members) {
-    PRIMA_RETURN_IF_ERROR(files_[member.file]->fetch(member.bytes));
-    files_[member.file]->keep(member.bytes);
+    const MappedFile& file = *files_[member.file];
+    ByteRange bytes = member.bytes;
+    if (!runs.empty()) {
+      const auto& of_file = runs[member.file];
+      const auto after = std::ranges::upper_bound(of_file, bytes.offset, {}, &ByteRange::offset);
+      bytes = file.grown_to_huge_pages(bytes, *std::prev(after));
+    }
+    file.make_way_for_huge_pages(bytes);
+    PRIMA_RETURN_IF_ERROR(file.fetch(bytes));
+    file.keep(bytes);
   }
   return {};
 }
@@ -464,22 +474,39 @@ void StreamedWeights::drop(const Stage& stage) const {
   for (const Member& member : stage.members) files_[member.file]->drop(member.bytes);
 }
 
-// What earlier programs left of the model in the system's file cache. This one reads it past the
-// cache, which would keep it, as pages that were used before, and drop the resident stages instead.
-void StreamedWeights::drop_all_but_resident() const {
-  std::vector<std::vector<ByteRange>> kept(files_.size());
+StreamedWeights::ResidentRuns StreamedWeights::resident_runs() const {
+  ResidentRuns runs(files_.size());
   for (const auto& stage : stages_) {
     if (!stage->resident) continue;
-    for (const Member& member : stage->members) kept[member.file].push_back(member.bytes);
+    for (const Member& member : stage->members) runs[member.file].push_back(member.bytes);
   }
-  for (std::size_t i = 0; i < files_.size(); ++i) {
-    std::ranges::sort(kept[i], {}, &ByteRange::offset);
-    kept[i].push_back({files_[i]->size(), 0});
-    Bytes begin = 0;
-    for (const ByteRange& range : kept[i]) {
-      if (range.offset > begin) files_[i]->drop({begin, range.offset - begin});
-      begin = std::max(begin, range.end());
+  for (auto& of_file : runs) {
+    std::ranges::sort(of_file, {}, &ByteRange::offset);
+    std::vector<ByteRange> joined;
+    for (const ByteRange& range : of_file) {
+      // A tensor may end within the block in which the next begins.
+      if (joined.empty() || range.offset > align_up(joined.back().end(), kBlock)) {
+        joined.push_back(range);
+      } else {
+        ByteRange& last = joined.back();
+        last.size = std::max(last.end(), range.end()) - last.offset;
+      }
     }
+    of_file = std::move(joined);
+  }
+  return runs;
+}
+
+// What earlier programs left of the model in the system's file cache. This one reads it past the
+// cache, which would keep it, as pages that were used before, and drop the resident stages instead.
+void StreamedWeights::drop_all_but(const ResidentRuns& runs) const {
+  for (std::size_t i = 0; i < files_.size(); ++i) {
+    Bytes begin = 0;
+    for (const ByteRange& range : runs[i]) {
+      if (range.offset > begin) files_[i]->drop({begin, range.offset - begin});
+      begin = range.end();
+    }
+    if (files_[i]->size() > begin) files_[i]->drop({begin, files_[i]->size() - begin});
   }
 }
 

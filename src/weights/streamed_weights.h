@@ -122,6 +122,9 @@ class StreamedWeights final : public Weights {
     bool verified = true;  // or nothing says what its bytes should be
   };
 
+  // Of each file, in order: ranges that resident stages fill without a gap.
+  using ResidentRuns = std::vector<std::vector<ByteRange>>;
+
   StreamedWeights() = default;
 
   Status map_files();
@@ -139,9 +142,10 @@ class StreamedWeights final : public Weights {
   Status make_ready(StageIndex index, Stage& stage);
   Status bring_back(const Stage& stage);
   Status verify(Stage& stage) const;
-  Status fetch(const Stage& stage) const;
+  Status fetch(const Stage& stage, const ResidentRuns& runs = {}) const;
+  ResidentRuns resident_runs() const;
   void drop(const Stage& stage) const;
-  void drop_all_but_resident() const;
+  void drop_all_but(const ResidentRuns& runs) const;
   void limit_embedding_rows();
 
   StreamingOptions options_;
