@@ -35,7 +35,7 @@ REFERENCE_PROMPT = 128
 REFERENCE_TOKENS = 32
 LONG_PROMPT = 128
 # Of an answer, where one run a point shows how a curve goes.
-SWEEP_TOKENS = 8
+SWEEP_TOKENS = 5
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Measurement:
     def place_model(self, home: Household, scenario: Scenario) -> None:
         n_devices = len(scenario.cluster.devices)
         copies = None
-        if scenario.copies == "own":
+        if scenario.copies == "own" and n_devices > 1:
             copies = self.models.copies(self.model, n_devices)
             if not copies:
                 home.not_emulated.append("a copy of the model for each device: the disk is too small")
