@@ -7,7 +7,10 @@ Takes some twenty seconds a device. Not thread-safe.
 from __future__ import annotations
 
 import pathlib
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import household
@@ -86,13 +89,26 @@ def processor_burst(home: Household, device: str) -> Comparison:
                       probe(home, device, "burst", 40), "cores")
 
 
-def _datagrams(home: Household, a: str, b: str, verb: str, count: int) -> float:
-    server = home.start(b, PROBE + ["answer", str(PORT)])
-    time.sleep(0.3)
+@contextmanager
+def _server(home: Household, device: str, verb: str) -> Iterator[tuple[subprocess.Popen[bytes], pathlib.Path]]:
+    """A probe that listens on the device, ended at the end, and its log: "ready" and what it prints."""
+    log = home.folder / f"server-{time.monotonic_ns()}"
+    server = home.start(device, PROBE + [verb, str(PORT)], log=log)
     try:
-        return probe(home, a, verb, home.address(b), PORT, count)
+        deadline = time.monotonic() + 60  # a device may have little of a processor that others want too
+        while not log.read_text(encoding="utf-8", errors="replace").startswith("ready\n"):
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise LabError(f"on {device}, the probe that has to {verb} does not listen: "
+                               + log.read_text(encoding="utf-8", errors="replace").strip()[-2000:])
+            time.sleep(0.02)
+        yield server, log
     finally:
         home.end(server)
+
+
+def _datagrams(home: Household, a: str, b: str, verb: str, count: int) -> float:
+    with _server(home, b, "answer"):
+        return probe(home, a, verb, home.address(b), PORT, count)
 
 
 def latency(home: Household, a: str, b: str) -> Comparison:
@@ -111,15 +127,12 @@ def loss(home: Household, a: str, b: str) -> Comparison:
 
 
 def bandwidth(home: Household, a: str, b: str) -> Comparison:
-    log = home.folder / "received"
-    log.unlink(missing_ok=True)
-    server = home.start(b, PROBE + ["receive", str(PORT)], log=log)
-    time.sleep(0.3)
-    home.output(a, PROBE + ["send", home.address(b), str(PORT), "4"])
-    server.wait(timeout=20)
+    with _server(home, b, "receive") as (server, log):
+        home.output(a, PROBE + ["send", home.address(b), str(PORT), "4"])
+        server.wait(timeout=60)
+        received = float(log.read_text().removeprefix("ready\n"))
     # Of 1514 bytes on the cable 1448 are the stream's.
-    return Comparison(f"{a} -> {b}: bandwidth", home.cluster.links[a, b].bytes_per_second,
-                      float(log.read_text()) * 1514 / 1448, "B/s")
+    return Comparison(f"{a} -> {b}: bandwidth", home.cluster.links[a, b].bytes_per_second, received * 1514 / 1448, "B/s")
 
 
 def check_all(home: Household) -> list[Comparison]:

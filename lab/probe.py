@@ -116,6 +116,7 @@ def burst(seconds: float) -> float:
 
 def receive(port: int) -> float:
     with socket.create_server(("", port)) as server:
+        print("ready", flush=True)
         connection, _ = server.accept()
         count, begin = 0, 0.0
         while data := connection.recv(BLOCK):
@@ -138,6 +139,7 @@ def send(host: str, port: int, seconds: float) -> None:
 def answer(port: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
         end.bind(("", port))
+        print("ready", flush=True)
         while True:
             data, sender = end.recvfrom(2048)
             end.sendto(data, sender)
