@@ -3,7 +3,7 @@
 # They are built once per (source, compiler, processor, options) into a cache outside the build
 # tree, at configure time, so that every preset and every clean checkout shares one build. A native
 # build on Linux compiles them with the system's compiler, whatever compiles Prima itself: gcc and
-# clang share libstdc++ there, so that clang and its sanitizers need no second build of five minutes.
+# clang share libstdc++ there, so that clang and its sanitizers need no second build of four minutes.
 #
 #   PRIMA_LLAMA_CPP_DIR             source tree; by default what tools/setup.sh fetched
 #   PRIMA_CACHE_DIR                 where downloads and built libraries are kept (~/.cache/prima)
@@ -71,6 +71,8 @@ set(prima_llama_options
     -DLLAMA_BUILD_COMMON=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF
     -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_CURL=OFF
     -DLLAMA_OPENSSL=OFF)
+set(prima_llama_included ${CMAKE_CURRENT_LIST_DIR}/llama_cpp_build.cmake)
+file(SHA256 ${prima_llama_included} prima_llama_included_hash)
 if(APPLE) # On by default there; nobody has linked Prima with them yet.
   list(APPEND prima_llama_options -DGGML_METAL=OFF -DGGML_BLAS=OFF -DGGML_ACCELERATE=OFF)
 endif()
@@ -80,12 +82,12 @@ if(CMAKE_CROSSCOMPILING)
   set(prima_native_target "")
 endif()
 string(SHA256 prima_llama_key
-       "${PRIMA_LLAMA_CPP_DIR};${prima_llama_commit};${PRIMA_LLAMA_CXX_COMPILER};${prima_llama_compiler_version};${CMAKE_SYSTEM_PROCESSOR};${prima_native_target};${prima_llama_options}")
+       "${PRIMA_LLAMA_CPP_DIR};${prima_llama_commit};${PRIMA_LLAMA_CXX_COMPILER};${prima_llama_compiler_version};${CMAKE_SYSTEM_PROCESSOR};${prima_native_target};${prima_llama_options};${prima_llama_included_hash}")
 string(SUBSTRING ${prima_llama_key} 0 16 prima_llama_key)
 set(PRIMA_LLAMA_BUILD_DIR ${PRIMA_CACHE_DIR}/llama.cpp-build-${prima_llama_key})
 
 if(NOT EXISTS ${PRIMA_LLAMA_BUILD_DIR}/complete)
-  message(STATUS "Building ggml and llama.cpp (once, about five minutes on two cores) into "
+  message(STATUS "Building ggml and llama.cpp (once, some four minutes on two cores) into "
                  "${PRIMA_LLAMA_BUILD_DIR}")
   file(MAKE_DIRECTORY ${PRIMA_CACHE_DIR})
   # Two configure runs at once would build over each other; the second waits for the first.
@@ -103,6 +105,7 @@ if(NOT EXISTS ${PRIMA_LLAMA_BUILD_DIR}/complete)
       COMMAND ${CMAKE_COMMAND} --fresh -S ${PRIMA_LLAMA_CPP_DIR} -B ${PRIMA_LLAMA_BUILD_DIR} -G Ninja
               -DCMAKE_C_COMPILER=${PRIMA_LLAMA_C_COMPILER}
               -DCMAKE_CXX_COMPILER=${PRIMA_LLAMA_CXX_COMPILER}
+              -DCMAKE_PROJECT_llama.cpp_INCLUDE=${prima_llama_included}
               ${prima_llama_toolchain} ${prima_llama_options} ${prima_launchers} -Wno-dev
       OUTPUT_FILE ${PRIMA_LLAMA_BUILD_DIR}-configure.log
       ERROR_FILE ${PRIMA_LLAMA_BUILD_DIR}-configure.log
