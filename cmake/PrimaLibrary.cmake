@@ -29,7 +29,8 @@ function(prima_library name)
   add_library(${target} STATIC ${arg_SOURCES})
   target_sources(${target} PUBLIC FILE_SET HEADERS BASE_DIRS ${CMAKE_SOURCE_DIR}/src
                                   FILES ${arg_HEADERS})
-  set_target_properties(${target} PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON)
+  set_target_properties(${target} PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON
+                                             UNITY_BUILD ${PRIMA_UNITY} UNITY_BUILD_BATCH_SIZE 8)
   file(GLOB prima_room_headers RELATIVE ${CMAKE_CURRENT_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR}/*.h)
   list(REMOVE_ITEM prima_room_headers ${arg_HEADERS})
   list(FILTER prima_room_headers EXCLUDE REGEX "^(test|fake)_") # belong to the tests

@@ -313,7 +313,9 @@ class Measurement:
             with self.household(sized) as home:
                 self.place_model(home, sized)
                 bench = self.bench(home, sized, self.ring_of(planned))
-                runs = [run for system in scenario.systems for run in self.observe(bench, system, cold=True)]
+                # Others, who gain little by memory that does not suffice, at the end of their line only.
+                runs = [run for system in scenario.systems if system not in RIVALS or memory == max(scenario.memories)
+                        for run in self.observe(bench, system, cold=True)]
             found.append({"memory_bytes": memory, "predicted_tpot_ms": 1000 * planned["predicted"]["tpot_seconds"],
                           "limit_tpot_ms": self._limit(sized, runs), "runs": runs})
         return found

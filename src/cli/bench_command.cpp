@@ -19,7 +19,7 @@ namespace prima::cli {
 
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kBenchFooter =
     "Each user asks one question after another over a connection of their own, with prompts that\n"
     "share nothing, and reads the streamed answer. TTFT is the time to the first token as the "
     "user\n"
@@ -62,7 +62,7 @@ Result<int> bench(const BenchOptions& options) {
 void add_bench_command(CLI::App& app, int& exit_code) {
   CLI::App* command =
       app.add_subcommand("bench", "Load a server with users; latencies, throughput");
-  command->footer(kFooter);
+  command->footer(kBenchFooter);
   auto options = std::make_shared<BenchOptions>();
   BenchLoad& load = options->load;
   command->add_option("--server", load.url, "Where prima serve listens")->capture_default_str();

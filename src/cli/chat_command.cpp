@@ -21,7 +21,7 @@ namespace prima::cli {
 
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kChatFooter =
     "With a server (prima serve), or with -m a model in this process. On the terminal: arrow keys\n"
     "edit and bring back earlier messages, Alt-Enter or a \"\\\" at the end of a line begins "
     "another\n"
@@ -189,7 +189,7 @@ Result<int> chat(const ChatOptions& options) {
 
 void add_chat_command(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand("chat", "Chat with a server, or with a model");
-  command->footer(kFooter);
+  command->footer(kChatFooter);
   auto options = std::make_shared<ChatOptions>();
   command->add_option("--server", options->server,
                       std::string("Where prima serve listens (") + kDefaultServer + ")");

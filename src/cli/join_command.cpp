@@ -34,7 +34,7 @@ namespace {
 
 constexpr Duration kRedrawInterval = std::chrono::milliseconds(250);
 
-constexpr const char* kFooter =
+constexpr const char* kJoinFooter =
     "Waits for a head (prima run --workers N on another device, or in another terminal), computes\n"
     "the layers that it gives this device, and waits for the next one; Ctrl-C ends it. It needs "
     "the\n"
@@ -257,7 +257,7 @@ Result<int> join(const JoinOptions& options) {
 void add_join_command(CLI::App& app, int& exit_code) {
   auto options = std::make_shared<JoinOptions>();
   CLI::App* command = app.add_subcommand("join", "Compute layers for a head");
-  command->footer(kFooter);
+  command->footer(kJoinFooter);
   command->add_option("-m,--model", options->models, "Model file (GGUF), or a folder of them")
       ->required()
       ->check(CLI::ExistingPath);

@@ -14,7 +14,7 @@ namespace prima::cli {
 
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kKeyFooter =
     "All traffic between devices is encrypted and authenticated with this key; a device without "
     "it\n"
     "can neither read nor join. It is made when it is first needed. Processes of one user on one\n"
@@ -53,7 +53,7 @@ Result<int> run(const KeyOptions& options) {
 void add_key_command(CLI::App& app, int& exit_code) {
   auto options = std::make_shared<KeyOptions>();
   CLI::App* command = app.add_subcommand("key", "Show or set the key that the devices share");
-  command->footer(kFooter);
+  command->footer(kKeyFooter);
   auto* const typed = command->add_option("--set", options->typed, "Use the key of another device");
   command->add_flag("--new", options->make_new, "Make a new key")->excludes(typed);
   command->add_option("--key-file", options->key_file, "Cluster key, if not the user's own");

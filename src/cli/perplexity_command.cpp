@@ -18,7 +18,7 @@ namespace prima::cli {
 
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kPerplexityFooter =
     "The text is cut into chunks of the context's size; in each, every token of the second half "
     "is\n"
     "scored given those before it, as llama-perplexity does: the figures can be compared. Lower "
@@ -82,7 +82,7 @@ Result<int> run(const PerplexityOptions& options) {
 void add_perplexity_command(CLI::App& app, int& exit_code) {
   CLI::App* command =
       app.get_subcommand("model")->add_subcommand("perplexity", "How well a model predicts a text");
-  command->footer(kFooter);
+  command->footer(kPerplexityFooter);
   auto options = std::make_shared<PerplexityOptions>();
   command
       ->add_option("-m,--model", options->model, "The model: a GGUF file, or the first of a split")

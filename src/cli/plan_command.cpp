@@ -25,7 +25,7 @@
 namespace prima::cli {
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kPlanFooter =
     "For the devices that have joined (prima join), as they were measured; or for a cluster that "
     "is\n"
     "described in a file (docs/cluster-file.md; examples in docs/clusters/), and then a model may "
@@ -155,7 +155,7 @@ Status run(const PlanOptions& options) {
 void add_plan_command(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand(
       "plan", "Say how a cluster would run a model: who runs what, how fast, and why");
-  command->footer(kFooter);
+  command->footer(kPlanFooter);
   const auto options = std::make_shared<PlanOptions>();
   command->add_option("--cluster", options->cluster,
                       "The cluster's description, a TOML file; without it the devices that join");

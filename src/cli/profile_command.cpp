@@ -14,7 +14,7 @@
 namespace prima::cli {
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kProfileFooter =
     "Times real layers of this model on each of this device's processors, reads the model's own\n"
     "file as streaming does, and looks at the memory there is. Takes ten seconds at most, once: "
     "what\n"
@@ -102,7 +102,7 @@ Status run(const ProfileCommandOptions& options) {
 
 void add_profile_command(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand("profile", "Measure what this device can do with a model");
-  command->footer(kFooter);
+  command->footer(kProfileFooter);
   const auto options = std::make_shared<ProfileCommandOptions>();
   command->add_option("-m,--model", options->model, "The model, a GGUF file")->required();
   command->add_option("--kv-type", options->kv_type, "Keys and values are kept as f16 or q8_0")

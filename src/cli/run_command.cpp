@@ -25,7 +25,7 @@ namespace prima::cli {
 
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kRunFooter =
     "Without a prompt, on a terminal: a chat. Models with a chat template answer; others, and all\n"
     "with --raw, continue the prompt's text. The answer goes to standard output, all else to\n"
     "standard error. Ctrl-C ends the answer, a second one the program.\n"
@@ -111,7 +111,7 @@ Result<int> run(const RunOptions& options) {
 
 void add_run_command(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand("run", "Answer a prompt, or chat");
-  command->footer(kFooter);
+  command->footer(kRunFooter);
   auto options = std::make_shared<RunOptions>();
   add_run_options(*command, *options);
   command->callback([options, &exit_code] {

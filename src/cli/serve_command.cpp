@@ -28,7 +28,7 @@ namespace prima::cli {
 
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kServeFooter =
     "Programs that talk to OpenAI's API talk to this with http://HOST:PORT/v1 as its address:\n"
     "/v1/chat/completions, /v1/completions, /v1/models; beside them /tokenize, /detokenize, "
     "/health\n"
@@ -169,7 +169,7 @@ Result<int> serve(const ServeOptions& options) {
 void add_serve_command(CLI::App& app, int& exit_code) {
   CLI::App* command =
       app.add_subcommand("serve", "Answer programs over HTTP, as OpenAI's API does");
-  command->footer(kFooter);
+  command->footer(kServeFooter);
   auto options = std::make_shared<ServeOptions>();
   add_serve_options(*command, *options);
   command->callback([options, &exit_code] {

@@ -21,7 +21,7 @@ namespace {
 
 constexpr Duration kPatience = std::chrono::seconds(3);
 
-constexpr const char* kFooter =
+constexpr const char* kStatusFooter =
     "Asks the head that runs on this computer (prima run --workers N), or the one at --head.\n"
     "\n"
     "Examples:\n"
@@ -123,7 +123,7 @@ Result<int> run(const StatusOptions& options) {
 void add_status_command(CLI::App& app, int& exit_code) {
   auto options = std::make_shared<StatusOptions>();
   CLI::App* command = app.add_subcommand("status", "Show the ring of a running head");
-  command->footer(kFooter);
+  command->footer(kStatusFooter);
   command->add_option("--head", options->head, "HOST:PORT of the head, if it is elsewhere");
   command->add_flag("--json", options->json, "For programs");
   command->add_option("--key-file", options->key_file, "Cluster key, if not the user's own");

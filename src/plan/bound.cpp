@@ -2,15 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
+#include "plan/infinity.h"
 #include "plan/relaxation.h"
 
 namespace prima::plan {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 // The bound is found to this share of itself, and of the gap to it where that is large.
 constexpr double kBoundTolerance = 2e-3;
 constexpr double kGapTolerance = 0.05;

@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
-#include <limits>
+
+#include "plan/infinity.h"
 
 namespace prima::plan {
 
@@ -34,7 +35,6 @@ DeviceTimeline::DeviceTimeline(const SimulatedDevice& device, std::uint32_t step
     }
   }
   find_parts();
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
   consumed_.assign(piece_bytes_.size(), prefilled ? -kInfinity : 0.0);
   if (prefilled) disk_free_ = -seconds_to_fill_slots();
 }

@@ -2,12 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+
+#include "plan/infinity.h"
 
 namespace prima::plan {
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // The least period T with the sum of turns at T, plus hops, no more than T.
 double relaxed_period(const std::vector<Load>& loads, const std::vector<Capacity>& capacities,

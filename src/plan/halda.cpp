@@ -7,14 +7,13 @@
 
 #include "plan/bound.h"
 #include "plan/explain.h"
+#include "plan/infinity.h"
 #include "plan/relaxation.h"
 #include "plan/search.h"
 #include "plan/simulator.h"
 
 namespace prima::plan {
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 std::vector<std::uint32_t> rounds_worth_trying(const Problem& problem) {
   std::uint32_t limit = problem.n_layers();

@@ -1,12 +1,11 @@
 #include "plan/load.h"
 
 #include <algorithm>
-#include <limits>
+
+#include "plan/infinity.h"
 
 namespace prima::plan {
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 double overflow_bytes(const Load& load, const Capacity& capacity) {
   return load.weight_bytes() + load.fixed_bytes - capacity.budget_bytes;

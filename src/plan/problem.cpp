@@ -5,6 +5,8 @@
 #include <limits>
 #include <set>
 
+#include "plan/infinity.h"
+
 namespace prima::plan {
 namespace {
 
@@ -13,8 +15,6 @@ using profile::GpuProfile;
 using profile::LayerTimes;
 using profile::LinkProfile;
 using profile::TokenTimes;
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // More steps than this are never in flight: a ring of n devices gains nothing beyond n, and each
 // step's own work grows relatively dearer.

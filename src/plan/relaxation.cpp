@@ -4,10 +4,11 @@
 #include <cmath>
 #include <functional>
 
+#include "plan/infinity.h"
+
 namespace prima::plan {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr float kInfinityF = std::numeric_limits<float>::infinity();
 
 // Sums are kept in float (four or eight to an instruction) and rounded down by this to stay a

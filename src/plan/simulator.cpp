@@ -3,15 +3,13 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
-#include <limits>
 #include <queue>
 
 #include "plan/device_timeline.h"
+#include "plan/infinity.h"
 
 namespace prima::plan {
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // The steady state is found when every event recurs after the same time, to this share of it.
 constexpr double kPeriodTolerance = 1e-4;

@@ -20,7 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-tl::unexpected<Error> io_error(const fs::path& path, const char* what) {
+tl::unexpected<Error> key_file_error(const fs::path& path, const char* what) {
   return fail(ErrorCode::io, path.string() + ": " + what + ": " + std::strerror(errno),
               "Check that the folder exists and is yours to write");
 }
@@ -38,7 +38,7 @@ Result<fs::path> write_beside(const fs::path& path, const std::string& text) {
   fs::create_directories(path.parent_path(), error);
   std::string temporary = path.string() + ".XXXXXX";
   const int file = ::mkstemp(temporary.data());  // mode 0600
-  if (file < 0) return io_error(path, "can't be written");
+  if (file < 0) return key_file_error(path, "can't be written");
   const bool written =
       ::write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
       ::fsync(file) == 0;
@@ -47,7 +47,7 @@ Result<fs::path> write_beside(const fs::path& path, const std::string& text) {
   if (!written) {
     ::unlink(temporary.c_str());
     errno = write_error;
-    return io_error(path, "can't be written");
+    return key_file_error(path, "can't be written");
   }
   return fs::path(temporary);
 }
@@ -56,7 +56,7 @@ Result<std::optional<ClusterKey>> load_key(const fs::path& path) {
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0) {
     if (errno == ENOENT) return std::optional<ClusterKey>();
-    return io_error(path, "can't be read");
+    return key_file_error(path, "can't be read");
   }
   if ((status.st_mode & 077) != 0) {
     return fail(ErrorCode::invalid_argument,
@@ -98,7 +98,7 @@ Result<ClusterKey> load_or_create_key(const fs::path& path) {
   ::unlink(temporary.c_str());
   if (!linked && link_error != EEXIST) {
     errno = link_error;
-    return io_error(path, "can't be written");
+    return key_file_error(path, "can't be written");
   }
   PRIMA_ASSIGN_OR_RETURN(auto stored, load_key(path));
   if (!stored)
@@ -112,7 +112,7 @@ Status store_key(const fs::path& path, const ClusterKey& key) {
     const int rename_error = errno;
     ::unlink(temporary.c_str());
     errno = rename_error;
-    return io_error(path, "can't be replaced");
+    return key_file_error(path, "can't be replaced");
   }
   return {};
 }

@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 
 std::string prefix(HeadState state) { return state == HeadState::gathering ? "head-" : "ring-"; }
 
-tl::unexpected<Error> io_error(const fs::path& path, const char* what) {
+tl::unexpected<Error> rendezvous_error(const fs::path& path, const char* what) {
   return fail(ErrorCode::io, path.string() + ": " + what + ": " + std::strerror(errno),
               "Check that the folder is yours to write, or set XDG_RUNTIME_DIR to one that is");
 }
@@ -60,10 +60,10 @@ Result<fs::path> runtime_folder() {
     folder = fs::temp_directory_path() / ("prima-" + std::to_string(::getuid()));
   }
   if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) {
-    return io_error(folder, "can't be made");
+    return rendezvous_error(folder, "can't be made");
   }
   struct stat status {};
-  if (::lstat(folder.c_str(), &status) != 0) return io_error(folder, "can't be read");
+  if (::lstat(folder.c_str(), &status) != 0) return rendezvous_error(folder, "can't be read");
   if (!S_ISDIR(status.st_mode) || status.st_uid != ::getuid() || (status.st_mode & 022) != 0) {
     return fail(ErrorCode::invalid_argument, folder.string() + ": other users may write here",
                 "Remove it, or set XDG_RUNTIME_DIR to a folder of your own");
@@ -78,14 +78,14 @@ Result<std::shared_ptr<void>> announce_locally(const fs::path& folder, std::uint
   const std::string port_text = std::to_string(port);
   std::string temporary = (folder / ("new-" + port_text + "-XXXXXX")).string();
   const int file = ::mkostemp(temporary.data(), O_CLOEXEC);  // mode 0600
-  if (file < 0) return io_error(folder, "can't be written");
+  if (file < 0) return rendezvous_error(folder, "can't be written");
   const std::string unique = temporary.substr(temporary.size() - 6);
   const fs::path path = folder / (prefix(state) + port_text + "-" + unique);
   const std::string text = port_text + "\n";
   if (::flock(file, LOCK_EX | LOCK_NB) != 0 ||
       ::write(file, text.data(), text.size()) != static_cast<ssize_t>(text.size()) ||
       ::rename(temporary.c_str(), path.c_str()) != 0) {
-    const auto error = io_error(path, "can't be written");
+    const auto error = rendezvous_error(path, "can't be written");
     ::close(file);
     ::unlink(temporary.c_str());
     return error;
