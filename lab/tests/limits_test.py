@@ -45,13 +45,13 @@ class LimitsTest(unittest.TestCase):
             print(f"not emulated: {what}")
         return home
 
-    def check(self, measure, *arguments, **options) -> None:
+    def check(self, measure, *arguments, least: float = 0.9, **options) -> None:
         """Tries again for a while: other programs, or other guests of the host, may have the machine."""
         for pause in (0, 1, 5, 15, 30):
             time.sleep(pause)
             comparison = measure(*arguments, **options)
             print(comparison.line())
-            if abs(comparison.ratio - 1) <= 0.1:
+            if least <= comparison.ratio <= 1.1:
                 return
         self.fail(comparison.line())
 
@@ -98,12 +98,9 @@ class LimitsTest(unittest.TestCase):
             self.skipTest("no cpu cgroups")
         for device in ("large", "small"):
             self.check(limits.processor, home, device)
-            # Other programs on this machine may hold a short burst up; none may make it faster. (With
-            # periods of 100 ms it would have a whole processor.)
-            burst = limits.processor_burst(home, device)
-            print(burst.line())
-            self.assertLess(burst.ratio, 1.1)
-            self.assertGreater(burst.ratio, 0.7)
+            # Other programs on this machine may hold a short burst up. (With periods of 100 ms it would
+            # have a whole processor.)
+            self.check(limits.processor_burst, home, device, least=0.7)
 
     def test_bandwidth_of_the_bridge(self):
         self.check(limits.bandwidth, self.household(PLAIN), "large", "small")

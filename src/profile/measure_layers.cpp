@@ -103,17 +103,14 @@ compute::Step tokens_from(std::uint32_t first, std::uint32_t n) {
   return step;
 }
 
-// The time of something that an executor computes, without waiting for weights that the system took
-// meanwhile; disturbed where it did.
+// The time of something that an executor computes.
 class Stopwatch {
  public:
   Stopwatch(const compute::Executor& executor, const Clock& clock)
       : executor_(executor), clock_(clock), before_(executor.weight_reads()), start_(clock.now()) {}
 
   Repetition read(std::uint32_t n = 1) const {
-    const compute::WeightReads now = executor_.weight_reads();
-    return {.seconds = seconds(clock_.now() - start_ - (now.waited - before_.waited)) / n,
-            .disturbed = now.others != before_.others};
+    return repetition_of(clock_.now() - start_, n, before_, executor_.weight_reads());
   }
 
  private:

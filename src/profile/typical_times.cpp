@@ -35,6 +35,12 @@ double median(const std::vector<Repetition>& repetitions) {
 
 }  // namespace
 
+Repetition repetition_of(Duration elapsed, std::uint32_t n, const compute::WeightReads& before,
+                         const compute::WeightReads& after) {
+  return {.seconds = seconds(elapsed - (after.waited - before.waited)) / n,
+          .disturbed = after.others != before.others};
+}
+
 Result<std::vector<double>> typical_times(
     std::size_t n, Duration budget, const Clock& clock,
     const std::function<Result<Repetition>(std::size_t)>& run) {

@@ -4,11 +4,13 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/result.h"
+#include "compute/executor.h"
 #include "profile/device_profile.h"
 
 namespace prima::profile {
@@ -17,6 +19,11 @@ struct Repetition {
   double seconds = 0;
   bool disturbed = false;  // by what is known to be no part of it: counts where there is no other
 };
+
+// One of `n` alike things that an executor did in `elapsed`, by what it had read of weights before
+// and after: waiting for weights that the system had taken is no part of the time, and disturbs.
+Repetition repetition_of(Duration elapsed, std::uint32_t n, const compute::WeightReads& before,
+                         const compute::WeightReads& after);
 
 // The median of the seconds that `run(i)` gives, for each i below `n`: what generation will see, on
 // a machine that wavers too. After the first of each, for `budget`, whatever took least time so far

@@ -78,6 +78,17 @@ TEST(TypicalTimes, WhatIsKnownToBeDisturbedDoesNotCount) {
   EXPECT_DOUBLE_EQ(always.measure(milliseconds(1500))[0], 0.3);
 }
 
+TEST(TypicalTimes, WaitingForWeightsIsNoComputing) {
+  const compute::WeightReads before{.waited = milliseconds(100), .bytes = 5, .others = 3};
+  compute::WeightReads after{.waited = milliseconds(700), .bytes = 9, .others = 3};
+  const Repetition streamed = repetition_of(milliseconds(1000), 4, before, after);
+  EXPECT_DOUBLE_EQ(streamed.seconds, 0.1);  // of each of the four
+  EXPECT_FALSE(streamed.disturbed);         // streaming is what is to be
+
+  after.others = 4;  // what is to be in memory had been taken
+  EXPECT_TRUE(repetition_of(milliseconds(1000), 4, before, after).disturbed);
+}
+
 TEST(TypicalTimes, OfTwoMeasurementsTheLeast) {
   const TokenTimes least = least_of({{1, 2, 9, 4, 5, 6}}, {{3, 2, 1, 4, 7, 5}});
   EXPECT_EQ(least.seconds, (std::array<double, 6>{1, 2, 1, 4, 5, 5}));
