@@ -34,6 +34,7 @@ class Reference:
     budgeted_prefill_tokens_per_second: float
     weight_bytes: int
     tokens: tuple[int, ...]
+    budgeted_tokens: tuple[int, ...] = ()  # of those other kernels
 
 
 def _toml(value: object) -> str:

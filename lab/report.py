@@ -130,7 +130,8 @@ def _facts(result: dict) -> list[str]:
         lines.append(f"Prima is ready for a prompt after {_ms(cold['median'])}, {_ms(warm['median'])} when it ran before.")
     told = results.tokens(result)
     if told.runs:
-        in_memory = f"; those of the model in memory on one device in {told.as_in_memory}" if reference else ""
+        layouts = ", in one of the two layouts of its weights," if reference and "budgeted_tokens" in reference else ""
+        in_memory = f"; those of the model in memory on one device{layouts} in {told.as_in_memory}" if reference else ""
         lines.append(f"Each system gave the same tokens in {told.as_first} of {told.runs} runs{in_memory}.")
     lines.append(f"Thrown out because the machine was disturbed: {results.thrown_out(result)} runs. Counted although it "
                  f"was, each time: {results.disturbed(result)}.")

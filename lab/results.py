@@ -69,12 +69,13 @@ def disturbed(result: dict) -> int:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Of runs that told their tokens. One plan gives the same every time; the model in memory on one
-    device takes other steps through a prompt, and may part from it where two tokens are about as likely."""
+    """Of runs that told their tokens. One plan gives the same every time, and the same as the model in
+    memory on one device by the same kernels; those for weights as they lie in the file and those for the
+    processor's layout part where two tokens are about as likely."""
 
     runs: int
     as_first: int  # as those of the first run of the same system
-    as_in_memory: int
+    as_in_memory: int  # by either kernels
 
 
 def tokens(result: dict) -> Tokens:
@@ -82,9 +83,10 @@ def tokens(result: dict) -> Tokens:
     first: dict[str, list[int]] = {}
     for run in told:
         first.setdefault(run["system"], run["tokens"])
-    in_memory = list(result["reference"]["tokens"]) if result["reference"] else []
+    reference = result["reference"] or {}
+    in_memory = [list(reference.get(key, ())) for key in ("tokens", "budgeted_tokens")]
     return Tokens(len(told), sum(run["tokens"] == first[run["system"]] for run in told),
-                  sum(run["tokens"] == in_memory[:len(run["tokens"])] for run in told))
+                  sum(any(run["tokens"] == answer[:len(run["tokens"])] for answer in in_memory) for run in told))
 
 
 def sweep_points(result: dict) -> list[dict]:

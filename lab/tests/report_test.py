@@ -82,6 +82,8 @@ class ResultsTest(unittest.TestCase):
         self.assertEqual(results.Tokens(7, 7, 7), results.tokens(result()))
         runs = [run("prima", 0, 1.0, tokens=[1]), run("prima", 1, 1.0, tokens=[2]), run("other", 0, 1.0, tokens=[2])]
         self.assertEqual(results.Tokens(3, 2, 1), results.tokens(result(runs=runs)))
+        by_other_kernels = result()["reference"] | {"tokens": [1, 3], "budgeted_tokens": [1, 2, 3]}
+        self.assertEqual(results.Tokens(7, 7, 7), results.tokens(result(reference=by_other_kernels)))
 
     def test_prompts_by_length(self):
         self.assertEqual([16], list(results.ttft(result(), "prima")))

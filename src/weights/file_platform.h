@@ -45,6 +45,10 @@ void mark_often_used(std::byte* pages, Bytes size);
 // advice given about it stay.
 std::optional<bool> brings_huge_pages(std::byte* pages, Bytes size);
 
+// Whether a mapped file's pages, as many as make a huge one and all in memory, are one. They are
+// mapped anew.
+bool is_huge_page(std::byte* pages);
+
 // How many pages of a mapping are in memory; 0 where the system does not say.
 Bytes pages_in_memory(std::byte* pages, Bytes size);
 

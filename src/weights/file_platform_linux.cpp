@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <linux/stat.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -212,6 +213,24 @@ std::optional<bool> brings_huge_pages(std::byte* pages, Bytes size) {
 #else
   (void)pages;
   (void)size;
+  return false;
+#endif
+}
+
+// Mapped anew, a huge page is one fault; of small ones a fault maps a few.
+bool is_huge_page(std::byte* pages) {
+#ifdef MADV_POPULATE_READ
+  const Bytes huge = huge_page_size();
+  if (huge == 0 || !prefer_huge_pages(pages, huge)) return false;
+  if (::madvise(pages, huge, MADV_DONTNEED) != 0) return false;
+  rusage before = {};
+  rusage after = {};
+  if (::getrusage(RUSAGE_THREAD, &before) != 0) return false;
+  if (populate_at_once(pages, huge) != 0) return false;
+  if (::getrusage(RUSAGE_THREAD, &after) != 0) return false;
+  return after.ru_minflt + after.ru_majflt - before.ru_minflt - before.ru_majflt <= 2;
+#else
+  (void)pages;
   return false;
 #endif
 }

@@ -39,6 +39,8 @@ int populate(std::byte*, Bytes) { return ENOSYS; }
 
 std::optional<bool> brings_huge_pages(std::byte*, Bytes) { return false; }
 
+bool is_huge_page(std::byte*) { return false; }
+
 Bytes pages_in_memory(std::byte* pages, Bytes size) {
   const auto page_size = static_cast<Bytes>(::sysconf(_SC_PAGESIZE));
   std::vector<char> in_memory((size + page_size - 1) / page_size);

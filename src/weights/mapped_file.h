@@ -3,6 +3,7 @@
 // Thread-safe.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -30,8 +31,9 @@ class MappedFile {
   // The range grown to whole huge pages, as far as `within` reaches.
   ByteRange grown_to_huge_pages(ByteRange range, ByteRange within) const;
 
-  // Gives back what hinders the range's huge pages: a few small ones of them that are in memory
-  // already, since somebody read here and there, would keep all the others small too.
+  // Gives back what hinders the range's huge pages: small ones that are in memory already, a few
+  // since somebody read here and there, or all since the file was just written or copied. All only
+  // where what is read instead comes as huge ones, which is tried with the first.
   void make_way_for_huge_pages(ByteRange range) const;
 
   // What the range has in memory is to stay there rather than what other programs read often once:
@@ -74,6 +76,8 @@ class MappedFile {
   Bytes size_ = 0;
   std::int64_t modified_nanoseconds_ = 0;
   int descriptor_ = -1;
+  mutable std::atomic<bool> small_pages_stay_ = false;
+  mutable std::atomic<bool> huge_pages_come_ = false;
 };
 
 }  // namespace prima::weights

@@ -87,8 +87,15 @@ void MappedFile::make_way_for_huge_pages(ByteRange range) const {
   const auto address = reinterpret_cast<std::uintptr_t>(data_);
   const Bytes first = align_up(address + range.offset, huge) - address;
   for (Bytes at = first; at + huge <= range.end(); at += huge) {
-    const Bytes in_memory = bytes_in_memory({at, huge});
-    if (in_memory > 0 && in_memory < huge) drop({at, huge});
+    const ByteRange page{at, huge};
+    const Bytes in_memory = bytes_in_memory(page);
+    if (in_memory == 0) continue;
+    if (in_memory == huge && (small_pages_stay_ || platform::is_huge_page(data_ + at))) continue;
+    drop(page);
+    if (in_memory < huge || huge_pages_come_) continue;
+    if (bytes_in_memory(page) > 0) continue;  // others hold it, or it is not written yet
+    huge_pages_come_ = fetch(page) && platform::is_huge_page(data_ + at);
+    small_pages_stay_ = !huge_pages_come_;
   }
 }
 

@@ -60,5 +60,28 @@ TEST_F(HugePages, AFewSmallOnesMakeWay) {
   EXPECT_EQ(file_->bytes_in_memory(all), file_->size());
 }
 
+// A model that was just downloaded or copied is in memory as its writer's small pages.
+TEST_F(HugePages, WhatIsThereInSmallOnesIsReadAnew) {
+  const ByteRange all{0, file_->size()};
+  std::byte* const first = file_->data() +
+                           align_up(reinterpret_cast<std::uintptr_t>(file_->data()), huge_) -
+                           reinterpret_cast<std::uintptr_t>(file_->data());
+  file_->drop(all);
+  if (file_->bytes_in_memory(all) > 0) GTEST_SKIP() << "this file system keeps what it has";
+  ASSERT_TRUE(file_->fetch(all));
+  if (!platform::is_huge_page(first)) GTEST_SKIP() << "no huge pages of files here";
+
+  file_->drop(all);
+  std::vector<std::byte> copy(all.size);
+  ASSERT_TRUE(file_->read(all, copy.data()));
+  ASSERT_EQ(file_->bytes_in_memory(all), file_->size());
+  if (platform::is_huge_page(first)) GTEST_SKIP() << "no small pages here";
+  file_->make_way_for_huge_pages(all);
+  ASSERT_TRUE(file_->fetch(all));
+  EXPECT_TRUE(platform::is_huge_page(first));
+  EXPECT_TRUE(platform::is_huge_page(first + huge_));
+  EXPECT_EQ(static_cast<char>(file_->data()[all.size - 1]), 'w');
+}
+
 }  // namespace
 }  // namespace prima::weights
